@@ -1,0 +1,149 @@
+//! What leaves the model: at which addresses a service answers, how, and what could not be programmed.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::event::Kind;
+use crate::name::ObjectName;
+use crate::object::Protocol;
+use crate::scheduler::Scheduler;
+
+/// Identity of a frontend: what a client connects to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrontendKey {
+    /// Address; for a NodePort an address of this node.
+    pub address: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// Protocol.
+    pub protocol: Protocol,
+}
+
+/// Why a service answers at an address. The order is the precedence in a conflict (T19).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum AddressKind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+    /// An address of this node, at `nodePort`.
+    NodePort,
+    /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+}
+
+/// What happens to a new connection for which there is no endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Refused at once (T5): the service has no usable endpoint anywhere.
+    Reject,
+    /// Dropped silently (T1, T4): a Local policy, and the endpoints are elsewhere.
+    Drop,
+}
+
+/// One endpoint of a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    /// Address and port.
+    pub address: SocketAddr,
+    /// The endpoint is on this node.
+    pub local: bool,
+}
+
+/// One address, port and protocol at which a service answers, with its policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// What a client connects to.
+    pub key: FrontendKey,
+    /// Why we answer there.
+    pub kind: AddressKind,
+    /// Name of the service port; empty for a single unnamed one.
+    pub port_name: Box<str>,
+    /// The address is already one of this node's interfaces': it must not be bound a second time (T7).
+    pub node_address: bool,
+    /// Scheduler (T21).
+    pub scheduler: Scheduler,
+    /// Session affinity by client IP, timeout in seconds (T20).
+    pub affinity: Option<u32>,
+    /// The endpoints for this frontend's own clients: those that its traffic policy allows.
+    /// In the order of insertion, which differs from node to node (T23). No address twice.
+    pub endpoints: Vec<Target>,
+    /// The endpoints for insiders (pods of this node and the node itself), where they differ: the short circuit
+    /// of an external address with `externalTrafficPolicy: Local` (T2).
+    pub insider_endpoints: Option<Vec<Target>>,
+    /// What happens when `endpoints` is empty.
+    pub refusal: Refusal,
+    /// Every client is masqueraded: an external address with `externalTrafficPolicy: Cluster` (T9).
+    pub masquerade: bool,
+    /// Sources that may connect; empty = all. LoadBalancer addresses only (T15). This family's only.
+    pub source_ranges: Option<Vec<IpNet>>,
+}
+
+/// Health-check node port of a service (`spec.healthCheckNodePort`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// The port to answer on.
+    pub port: u16,
+    /// Distinct addresses of local ready endpoints, over all ports, both families.
+    pub local_endpoints: usize,
+}
+
+/// An object or field that cannot be programmed, and why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rejection {
+    /// Kind of the object.
+    pub kind: Kind,
+    /// Name of the object.
+    pub object: ObjectName,
+    /// Path of the field, such as `spec.externalIPs[0]`.
+    pub field: Box<str>,
+    /// Why, lower case, no full stop.
+    pub reason: Box<str>,
+}
+
+/// Everything the model says about one service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Program {
+    /// The frontends, in a fixed order; keys are unique over all services.
+    pub frontends: Vec<Frontend>,
+    /// What could not be programmed.
+    pub rejections: Vec<Rejection>,
+    /// Health-check node port.
+    pub health_check: Option<HealthCheck>,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+impl fmt::Display for FrontendKey {
+    /// `10.96.0.10:53/UDP`, `[fd00::a]:53/UDP`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+        })
+    }
+}
+
+impl fmt::Display for Rejection {
+    /// `Service default/web: spec.ports[0].port: 70000 is not between 1 and 65535`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}: {}", self.kind, self.object, self.field, self.reason)
+    }
+}
