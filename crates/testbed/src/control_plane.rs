@@ -1,0 +1,1 @@
+//! A real control plane from Go modules.

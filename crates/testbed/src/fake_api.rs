@@ -1,0 +1,1 @@
+//! A fake API server that injects faults.

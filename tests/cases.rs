@@ -1,0 +1,1 @@
+//! Cases as data: manifests in, plan out.

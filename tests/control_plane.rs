@@ -1,0 +1,1 @@
+//! kube-ipvs follows a real kube-apiserver.

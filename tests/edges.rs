@@ -1,0 +1,1 @@
+//! The crate edges that ARCHITECTURE.md allows.

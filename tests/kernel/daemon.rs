@@ -1,0 +1,1 @@
+//! The daemon end to end: manifests in, IPVS and traffic out.
