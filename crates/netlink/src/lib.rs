@@ -1,1 +1,15 @@
-//! netlink
+//! The netlink transport: sequence numbers, batches with bounded acknowledgements, dumps, errno with the kernel's
+//! own sentence. Knows no family.
+//!
+//! Reading order: [`batch`] (what is sent), [`socket`] (how it is sent and answered), [`attribute`] (what messages
+//! are made of), [`error`]. Sockets block: the kernel answers a request before `sendmsg` returns, so nothing waits.
+
+pub mod attribute;
+pub mod batch;
+pub mod error;
+pub mod socket;
+
+pub use attribute::{Attribute, Attributes};
+pub use batch::Batch;
+pub use error::{KernelError, TransportError};
+pub use socket::{Counters, Socket};
