@@ -1,11 +1,28 @@
-//! The IPVS family of generic netlink, and what a proxy on IPVS needs beside it.
+//! The IPVS family of generic netlink, and what a proxy on IPVS needs beside it: VIPs, node addresses, sysctls.
+//!
+//! Reading order: [`virtual_server`] (the objects), [`command`] (their changes), [`message`] (both on the wire),
+//! [`client`] (the family), [`proc_table`] (the kernel's own list), [`vip`] (routes, addresses, `kube-ipvs0`),
+//! [`node_address`], [`sysctl`]. Knows nothing of Kubernetes.
 
+pub mod client;
 pub mod command;
+pub mod error;
+pub mod message;
+pub mod node_address;
+pub mod proc_table;
 pub mod scheduler;
+pub mod sysctl;
+pub mod uapi;
+pub mod vip;
 pub mod virtual_server;
 
+pub use client::Ipvs;
 pub use command::Command;
+pub use error::Error;
+pub use message::{Info, RealServerState, Statistics, Timeouts, VirtualServerState};
+pub use netlink::Counters;
 pub use scheduler::SchedulerName;
+pub use vip::{VipCommand, Vips};
 pub use virtual_server::{
     Family, Flags, Forward, Persistence, Protocol, RealServer, RealServerConfig, VirtualServer, VirtualServerConfig,
 };

@@ -16,7 +16,7 @@ impl SchedulerName {
     /// `None` where the text is empty, longer than 15 bytes, or has a byte outside `a-z A-Z 0-9 _ -`.
     pub fn new(name: &str) -> Option<Self> {
         let valid = |b: &u8| b.is_ascii_alphanumeric() || *b == b'_' || *b == b'-';
-        if name.is_empty() || !name.as_bytes().iter().all(|b| valid(b)) {
+        if name.is_empty() || !name.as_bytes().iter().all(valid) {
             return None;
         }
         let mut bytes = [0; MAX];

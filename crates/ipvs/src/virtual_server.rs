@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::scheduler::SchedulerName;
+use crate::uapi;
 
 /// Transport protocol of a virtual server (`IPPROTO_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -106,6 +107,30 @@ pub enum Forward {
     Bypass,
 }
 
+impl Flags {
+    /// One-packet scheduling: every UDP datagram is scheduled anew.
+    pub const ONE_PACKET: Self = Self(uapi::IP_VS_SVC_F_ONEPACKET);
+    /// `sh-fallback`: scheduler `sh` goes to another server where the chosen one is not available.
+    pub const SH_FALLBACK: Self = Self(uapi::IP_VS_SVC_F_SCHED1);
+    /// `sh-port`: scheduler `sh` hashes the port, too.
+    pub const SH_PORT: Self = Self(uapi::IP_VS_SVC_F_SCHED2);
+    /// `mh-fallback`: as `sh-fallback`.
+    pub const MH_FALLBACK: Self = Self(uapi::IP_VS_SVC_F_SCHED1);
+    /// `mh-port`: as `sh-port`.
+    pub const MH_PORT: Self = Self(uapi::IP_VS_SVC_F_SCHED2);
+
+    /// Both sets of flags.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// All flags of the other set are in this one.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
 impl RealServerConfig {
     /// Masquerading with this weight and no thresholds.
     pub fn masquerade(weight: u16) -> Self {
@@ -119,6 +144,20 @@ impl RealServerConfig {
 }
 
 impl VirtualServer {
+    /// The family of its packets.
+    pub fn family(&self) -> Family {
+        match self {
+            Self::Address {
+                address: IpAddr::V4(_), ..
+            }
+            | Self::Mark { family: Family::V4, .. } => Family::V4,
+            Self::Address {
+                address: IpAddr::V6(_), ..
+            }
+            | Self::Mark { family: Family::V6, .. } => Family::V6,
+        }
+    }
+
     /// The address, where it is found by one.
     pub fn address(&self) -> Option<IpAddr> {
         match self {
