@@ -1,0 +1,114 @@
+//! The data plane behind four calls: adopt, want, commit, commit addresses.
+
+use std::time::Instant;
+
+use service_model::{ObjectName, Program};
+
+use crate::commit::{Report, commit};
+use crate::compile::{compile, priority};
+use crate::kernel::{Kernel, KernelBroken};
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+
+/// How often a commit plans again at once because the kernel was not as the ledger said. A table that somebody else
+/// changes all the time must not hold the thread.
+const ROUNDS: usize = 4;
+
+/// Addresses added to `kube-ipvs0` between two looks at what else is to be done. Adding is quadratic in the kernel
+/// (net/ipv4/devinet.c `__inet_insert_ifa` walks the device's list), so the share is small.
+const ADDRESS_SHARE: usize = 128;
+
+/// The wanted state, the kernel, and what is known of it.
+#[derive(Debug)]
+pub struct DataPlane<K> {
+    ledger: Ledger,
+    kernel: K,
+}
+
+impl<K: Kernel> DataPlane<K> {
+    /// Over a kernel of which nothing is known yet. `with_addresses`: see [`Ledger::new`].
+    pub fn new(kernel: K, with_addresses: bool) -> Self {
+        Self {
+            ledger: Ledger::new(with_addresses),
+            kernel,
+        }
+    }
+
+    /// Reads the kernel into the ledger (L2). To be called after the first [`DataPlane::want`]s and before the first
+    /// commit, and again after [`KernelBroken`].
+    ///
+    /// # Errors
+    /// Where the kernel cannot be read.
+    pub fn adopt(&mut self) -> Result<(), KernelBroken> {
+        let snapshot = self.kernel.read()?;
+        self.ledger.adopt(&snapshot);
+        Ok(())
+    }
+
+    /// What one service is to be from now on. Nothing is written yet.
+    pub fn want(&mut self, service: &ObjectName, program: &Program) {
+        let objects: Vec<_> = program.frontends.iter().map(compile).collect();
+        self.ledger.want(service, priority(service, program), &objects);
+    }
+
+    /// What a commit would do now, the addresses on `kube-ipvs0` included, all of them.
+    pub fn plan(&mut self, now: Instant) -> Plan {
+        let mut plan = self.ledger.plan(now);
+        plan.append(self.ledger.plan_addresses(now, usize::MAX));
+        plan
+    }
+
+    /// Writes what is staged. Nothing staged = no system call.
+    ///
+    /// # Errors
+    /// Where the way to the kernel broke: [`DataPlane::adopt`] before the next commit.
+    pub fn commit(&mut self, now: Instant) -> Result<Report, KernelBroken> {
+        let mut report = Report::default();
+        for _ in 0..ROUNDS {
+            let plan = self.ledger.plan(now);
+            if plan.is_empty() {
+                break;
+            }
+            report.append(commit(&plan, &mut self.ledger, &mut self.kernel, now)?);
+        }
+        debug_assert!(
+            report.surprised || self.ledger.plan(now).is_empty(),
+            "planning again after a commit gives nothing"
+        );
+        Ok(report)
+    }
+
+    /// Adds some addresses to `kube-ipvs0`: to be called when nothing else waits, until
+    /// [`DataPlane::has_addresses_to_add`] says no.
+    ///
+    /// # Errors
+    /// As [`DataPlane::commit`].
+    pub fn commit_addresses(&mut self, now: Instant) -> Result<Report, KernelBroken> {
+        let plan = self.ledger.plan_addresses(now, ADDRESS_SHARE);
+        commit(&plan, &mut self.ledger, &mut self.kernel, now)
+    }
+
+    /// There is background work.
+    pub fn has_addresses_to_add(&self, now: Instant) -> bool {
+        self.ledger.has_addresses_to_add(now)
+    }
+
+    /// What we want and what the kernel has.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The kernel.
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// The kernel, to be changed behind the ledger's back: for tests.
+    #[cfg(any(test, feature = "test-util"))]
+    pub fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! A kernel in memory: tables with references checked, the errno that the real one gives, and faults on demand.
+//!
+//! The conformance tests run the same ops against this and the real kernel, which keeps it honest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipvs::{Command, RealServer, RealServerConfig, VipCommand, VirtualServer, VirtualServerConfig};
+use service_model::Scheduler;
+
+use crate::compile::scheduler_name;
+use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, Snapshot};
+use crate::plan::Op;
+
+type Table = BTreeMap<VirtualServer, (VirtualServerConfig, BTreeMap<RealServer, RealServerConfig>)>;
+
+/// The fake kernel.
+#[derive(Clone, Debug, Default)]
+pub struct FakeKernel {
+    table: Table,
+    routes: BTreeSet<IpAddr>,
+    addresses: BTreeSet<IpAddr>,
+    /// Every op that reached it, with what was answered.
+    pub log: Vec<(Op, Result<(), i32>)>,
+    /// Calls of `execute` with at least one op.
+    pub batches: usize,
+    /// Faults to come: the op with this number (counted from 0 over the kernel's life) gets this errno.
+    pub faults: BTreeMap<usize, i32>,
+    /// Ops with this number or a higher one are not executed, and the way to the kernel is broken: the process was
+    /// killed, or the socket was.
+    pub stop_at: Option<usize>,
+}
+
+impl FakeKernel {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The tables alone, for comparison.
+    pub fn tables(&self) -> Snapshot {
+        Snapshot {
+            virtual_servers: self.table.keys().filter_map(|server| self.present(server)).collect(),
+            routes: self.routes.iter().copied().collect(),
+            addresses: self.addresses.iter().copied().collect(),
+        }
+    }
+
+    /// One op as the kernel does it.
+    ///
+    /// # Errors
+    /// With the errno of the real kernel.
+    pub fn apply(&mut self, op: &Op) -> Result<(), i32> {
+        match *op {
+            Op::Ipvs(command) => self.apply_ipvs(command),
+            Op::Vip(VipCommand::AddRoute(ip)) => self.routes.insert(ip).then_some(()).ok_or(libc::EEXIST),
+            Op::Vip(VipCommand::DelRoute(ip)) => self.routes.remove(&ip).then_some(()).ok_or(libc::ESRCH),
+            Op::Vip(VipCommand::AddAddress(ip)) => self.addresses.insert(ip).then_some(()).ok_or(libc::EEXIST),
+            Op::Vip(VipCommand::DelAddress(ip)) => self.addresses.remove(&ip).then_some(()).ok_or(libc::EADDRNOTAVAIL),
+        }
+    }
+
+    fn apply_ipvs(&mut self, command: Command) -> Result<(), i32> {
+        match command {
+            Command::NewService(server, config) => {
+                if self.table.contains_key(&server) {
+                    return Err(libc::EEXIST);
+                }
+                known_scheduler(&config)?;
+                self.table.insert(server, (config, BTreeMap::new()));
+            }
+            Command::SetService(server, config) => {
+                let (present, _) = self.table.get_mut(&server).ok_or(libc::ESRCH)?;
+                known_scheduler(&config)?;
+                *present = config;
+            }
+            Command::DelService(server) => drop(self.table.remove(&server).ok_or(libc::ESRCH)?),
+            Command::NewDest(server, real, config) => {
+                let (_, reals) = self.table.get_mut(&server).ok_or(libc::ESRCH)?;
+                if reals.contains_key(&real) {
+                    return Err(libc::EEXIST);
+                }
+                reals.insert(real, config);
+            }
+            Command::SetDest(server, real, config) => {
+                let (_, reals) = self.table.get_mut(&server).ok_or(libc::ESRCH)?;
+                *reals.get_mut(&real).ok_or(libc::ENOENT)? = config;
+            }
+            Command::DelDest(server, real) => {
+                let (_, reals) = self.table.get_mut(&server).ok_or(libc::ESRCH)?;
+                reals.remove(&real).ok_or(libc::ENOENT)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn present(&self, server: &VirtualServer) -> Option<PresentServer> {
+        let (config, reals) = self.table.get(server)?;
+        let real_servers = reals.iter().map(|(real, config)| (*real, *config)).collect();
+        Some(PresentServer {
+            server: *server,
+            config: *config,
+            real_servers,
+        })
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn read(&mut self) -> Result<Snapshot, KernelBroken> {
+        Ok(self.tables())
+    }
+
+    fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {
+        Ok(self.present(server))
+    }
+
+    fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
+        self.batches += usize::from(!ops.is_empty());
+        let mut answers = Vec::with_capacity(ops.len());
+        for op in ops {
+            let number = self.log.len();
+            if self.stop_at.is_some_and(|stop| number >= stop) {
+                return Err(KernelBroken {
+                    operation: "send ops",
+                    source: "stopped by the test".into(),
+                });
+            }
+            let answer = match self.faults.remove(&number) {
+                Some(errno) => Err(errno),
+                None => self.apply(op),
+            };
+            self.log.push((*op, answer));
+            answers.push(answer.map_err(|errno| OpError {
+                errno,
+                reason: format!("{op}: errno {errno}").into(),
+            }));
+        }
+        Ok(answers)
+    }
+}
+
+fn known_scheduler(config: &VirtualServerConfig) -> Result<(), i32> {
+    let known = Scheduler::ALL
+        .iter()
+        .any(|scheduler| scheduler_name(*scheduler) == config.scheduler);
+    known.then_some(()).ok_or(libc::ENOENT)
+}
