@@ -1,12 +1,20 @@
 //! The cluster as this node sees it: every service, its endpoints, this node; event in, touched services out.
+//!
+//! The work of an event depends on what it touches, not on how much there is: everything is found by hash.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::event::{Event, Kind};
-use crate::frontend::Program;
+use crate::claim::{Claim, Claims};
+use crate::endpoint_cache::{Slice, ZoneSets};
+use crate::event::{Change, Event, Kind};
+use crate::face::{Face, Nodes, faces};
+use crate::frontend::{FrontendKey, Program};
 use crate::name::ObjectName;
+use crate::object::{EndpointSlice, Node, Service};
+use crate::program::{View, program};
 use crate::scheduler::Scheduler;
 
 /// What does not change while the process runs.
@@ -37,44 +45,312 @@ pub enum NodePortAddresses {
 #[derive(Debug)]
 pub struct Cluster {
     config: Config,
+    services: FxHashMap<ObjectName, Entry>,
+    /// The service of each slice.
+    slices: FxHashMap<ObjectName, ObjectName>,
+    zones: ZoneSets,
+    nodes: Nodes,
+    /// The addresses of each other node, to know what goes with it.
+    node_addresses: FxHashMap<ObjectName, Vec<IpAddr>>,
+    claims: Claims,
+    /// Services with a load-balancer or external IP, by that address (T7, T18).
+    external: FxHashMap<IpAddr, FxHashSet<ObjectName>>,
+    with_node_ports: FxHashSet<ObjectName>,
+    touched: FxHashSet<ObjectName>,
+    complete: FxHashSet<Kind>,
+}
+
+/// What is known of one service: it, its slices, or both.
+#[derive(Debug, Default)]
+struct Entry {
+    service: Option<Box<Service>>,
+    /// In the order of their names.
+    slices: Vec<Slice>,
+    /// The places it claims.
+    claimed: Box<[FrontendKey]>,
 }
 
 impl Cluster {
     /// An empty cluster.
     pub fn new(config: Config) -> Self {
-        Self { config }
+        Self {
+            config,
+            services: FxHashMap::default(),
+            slices: FxHashMap::default(),
+            zones: ZoneSets::default(),
+            nodes: Nodes::default(),
+            node_addresses: FxHashMap::default(),
+            claims: Claims::default(),
+            external: FxHashMap::default(),
+            with_node_ports: FxHashSet::default(),
+            touched: FxHashSet::default(),
+            complete: FxHashSet::default(),
+        }
     }
 
     /// Takes one event in, and remembers which services it touches.
     pub fn apply(&mut self, event: Event) {
-        let _ = event;
+        match event {
+            Event::Service(Change::Applied(service)) => self.set_service(service),
+            Event::Service(Change::Deleted(name)) => self.delete_service(&name),
+            Event::EndpointSlice(Change::Applied(slice)) => self.set_slice(slice),
+            Event::EndpointSlice(Change::Deleted(name)) => self.delete_slice(&name),
+            Event::Node(Change::Applied(node)) => self.set_node(node),
+            Event::Node(Change::Deleted(name)) => self.delete_node(&name),
+            Event::NodeAddresses(addresses) => self.set_interfaces(addresses),
+            Event::Complete(kind) => drop(self.complete.insert(kind)),
+        }
     }
 
     /// The services whose [`Program`] may have changed since the last call, in the order of their names;
     /// empty where nothing did. A service that is gone is among them: its program is then empty.
     pub fn take_touched(&mut self) -> Vec<ObjectName> {
-        Vec::new()
+        let mut touched: Vec<_> = std::mem::take(&mut self.touched).into_iter().collect();
+        touched.sort_unstable();
+        touched
     }
 
     /// The program of one service. Empty for an unknown one.
     pub fn program(&self, service: &ObjectName) -> Program {
-        let _ = (service, &self.config);
-        Program::default()
+        let Some(Entry {
+            service: Some(service),
+            slices,
+            ..
+        }) = self.services.get(service)
+        else {
+            return Program::default();
+        };
+        let (config, zones, nodes, claims) = (&self.config, &self.zones, &self.nodes, &self.claims);
+        program(
+            service,
+            slices,
+            &View {
+                config,
+                zones,
+                nodes,
+                claims,
+            },
+        )
     }
 
     /// [`Event::Complete`] has come for this kind.
     pub fn is_complete(&self, kind: Kind) -> bool {
-        let _ = kind;
-        false
+        self.complete.contains(&kind)
     }
 
     /// This node's addresses are known ([`Event::NodeAddresses`] has come).
     pub fn has_node_addresses(&self) -> bool {
-        false
+        self.nodes.interfaces.is_some()
     }
 
-    /// The primary addresses of this node, one of each family at most (reference: the Node's InternalIP before ExternalIP).
+    /// The primary addresses of this node, one of each family at most: the first of the Node object's.
     pub fn primary_addresses(&self) -> Vec<IpAddr> {
-        Vec::new()
+        self.nodes.primary().collect()
+    }
+
+    fn set_service(&mut self, service: Service) {
+        let name = service.name.clone();
+        let entry = self.services.entry(name.clone()).or_default();
+        if entry.service.as_deref() == Some(&service) {
+            return;
+        }
+        let before = entry.service.replace(Box::new(service));
+        self.index(&name, before.as_deref(), false);
+        let now = self
+            .services
+            .get(&name)
+            .and_then(|entry| entry.service.as_deref())
+            .cloned();
+        self.index(&name, now.as_ref(), true);
+        self.claim(&name);
+        self.touched.insert(name);
+    }
+
+    fn delete_service(&mut self, name: &ObjectName) {
+        let Some(before) = self.services.get_mut(name).and_then(|entry| entry.service.take()) else {
+            return;
+        };
+        self.index(name, Some(&before), false);
+        self.claim(name);
+        self.forget_empty(name);
+        self.touched.insert(name.clone());
+    }
+
+    /// Adds a service to the look-up tables, or takes it out.
+    fn index(&mut self, name: &ObjectName, service: Option<&Service>, add: bool) {
+        let Some(service) = service else { return };
+        let ingress = service.load_balancer_ingress.iter().map(|ingress| ingress.ip);
+        for ip in ingress.chain(service.external_ips.iter().copied()) {
+            let users = self.external.entry(ip).or_default();
+            if add {
+                users.insert(name.clone());
+            } else {
+                users.remove(name);
+            }
+            if users.is_empty() {
+                self.external.remove(&ip);
+            }
+        }
+        if add && service.ports.iter().any(|port| port.node_port != 0) {
+            self.with_node_ports.insert(name.clone());
+        } else {
+            self.with_node_ports.remove(name);
+        }
+    }
+
+    /// Brings a service's claims in line with its faces; who shares a place that changed is touched as well.
+    fn claim(&mut self, name: &ObjectName) {
+        let Some(entry) = self.services.get_mut(name) else {
+            return;
+        };
+        let before = std::mem::take(&mut entry.claimed);
+        for key in &before {
+            self.touched.extend(self.claims.remove(key, name));
+        }
+        let Some(service) = &entry.service else { return };
+        let (faces, _) = faces(service, &self.config, &self.nodes);
+        let created = service.created;
+        entry.claimed = faces.iter().map(|face| face.key).collect();
+        for Face { key, kind, .. } in faces {
+            self.touched.extend(
+                self.claims
+                    .add(
+                        key,
+                        Claim {
+                            kind,
+                            created,
+                            service: name.clone(),
+                        },
+                    )
+                    .cloned(),
+            );
+        }
+    }
+
+    fn forget_empty(&mut self, name: &ObjectName) {
+        if self
+            .services
+            .get(name)
+            .is_some_and(|entry| entry.service.is_none() && entry.slices.is_empty())
+        {
+            self.services.remove(name);
+        }
+    }
+
+    fn set_slice(&mut self, slice: EndpointSlice) {
+        let name = slice.name.clone();
+        let service = ObjectName::new(name.namespace(), &slice.service);
+        let Some(slice) = Slice::fold(slice, &self.config.node_name, &mut self.zones) else {
+            return self.delete_slice(&name);
+        };
+        if self.slices.get(&name).is_some_and(|owner| *owner != service) {
+            self.delete_slice(&name);
+        }
+        let entry = self.services.entry(service.clone()).or_default();
+        match entry.slices.binary_search_by(|other| other.name().cmp(&name)) {
+            Ok(at) if entry.slices.get(at) == Some(&slice) => return,
+            Ok(at) => entry.slices.splice(at..=at, [slice]).for_each(drop),
+            Err(at) => {
+                entry.slices.reserve_exact(1);
+                entry.slices.insert(at, slice);
+                self.slices.insert(name, service.clone());
+            }
+        }
+        self.touched.insert(service);
+    }
+
+    fn delete_slice(&mut self, name: &ObjectName) {
+        let Some(service) = self.slices.remove(name) else {
+            return;
+        };
+        if let Some(entry) = self.services.get_mut(&service) {
+            entry.slices.retain(|slice| slice.name() != name);
+        }
+        self.forget_empty(&service);
+        self.touched.insert(service);
+    }
+
+    fn set_node(&mut self, node: Node) {
+        if node.name.name() != &*self.config.node_name {
+            return self.set_other_node(node.name, node.addresses);
+        }
+        if self.nodes.zone != node.zone {
+            self.nodes.zone = node.zone;
+            let hinted = self
+                .services
+                .iter()
+                .filter(|(_, entry)| entry.slices.iter().any(Slice::has_zone_hints));
+            self.touched.extend(hinted.map(|(name, _)| name.clone()));
+        }
+        if self.nodes.own != node.addresses {
+            self.nodes.own = node.addresses;
+            if self.config.node_port_addresses == NodePortAddresses::Primary {
+                self.claim_again(self.with_node_ports.clone());
+            }
+        }
+    }
+
+    /// This node's object may go while the process runs on: what it told stays (zone, primary addresses).
+    fn delete_node(&mut self, name: &ObjectName) {
+        if name.name() != &*self.config.node_name {
+            self.set_other_node(name.clone(), Vec::new());
+        }
+    }
+
+    fn set_other_node(&mut self, name: ObjectName, addresses: Vec<IpAddr>) {
+        let before = self.node_addresses.remove(&name).unwrap_or_default();
+        for address in before
+            .iter()
+            .filter(|address| self.nodes.others.get(address) == Some(&name))
+            .collect::<Vec<_>>()
+        {
+            self.nodes.others.remove(address);
+        }
+        for address in &addresses {
+            self.nodes.others.insert(*address, name.clone());
+        }
+        let changed = before
+            .iter()
+            .filter(|a| !addresses.contains(a))
+            .chain(addresses.iter().filter(|a| !before.contains(a)));
+        let users: FxHashSet<_> = changed
+            .filter_map(|address| self.external.get(address))
+            .flatten()
+            .cloned()
+            .collect();
+        if !addresses.is_empty() {
+            self.node_addresses.insert(name, addresses);
+        }
+        self.claim_again(users);
+    }
+
+    fn set_interfaces(&mut self, addresses: Vec<IpAddr>) {
+        let before = self.nodes.interfaces.replace(addresses).unwrap_or_default();
+        let now = self.nodes.interfaces.as_deref().unwrap_or_default();
+        let changed: Vec<_> = before
+            .iter()
+            .filter(|a| !now.contains(a))
+            .chain(now.iter().filter(|a| !before.contains(a)))
+            .copied()
+            .collect();
+        if changed.is_empty() {
+            return;
+        }
+        let mut users = self.with_node_ports.clone();
+        users.extend(
+            changed
+                .iter()
+                .filter_map(|address| self.external.get(address))
+                .flatten()
+                .cloned(),
+        );
+        self.claim_again(users);
+    }
+
+    fn claim_again(&mut self, services: FxHashSet<ObjectName>) {
+        for name in services {
+            self.claim(&name);
+            self.touched.insert(name);
+        }
     }
 }

@@ -77,7 +77,7 @@ pub struct Frontend {
     pub refusal: Refusal,
     /// Every client is masqueraded: an external address with `externalTrafficPolicy: Cluster` (T9).
     pub masquerade: bool,
-    /// Sources that may connect; empty = all. LoadBalancer addresses only (T15). This family's only.
+    /// Sources that may connect, never empty; `None` = all. LoadBalancer addresses only (T15), this family's only.
     pub source_ranges: Option<Vec<IpNet>>,
 }
 
@@ -112,6 +112,8 @@ pub struct Program {
     pub rejections: Vec<Rejection>,
     /// Health-check node port.
     pub health_check: Option<HealthCheck>,
+    /// When the newest of its EndpointSlices was triggered, in nanoseconds since 1970, where that is told.
+    pub trigger_time: Option<i64>,
 }
 
 impl fmt::Display for Protocol {

@@ -1,11 +1,21 @@
 //! Kubernetes Service semantics: which addresses a service answers at on this node, with which endpoints
 //! and under which policy. Pure: no I/O, no clock, no log, and it does not fail.
+//!
+//! Reading order: [`object`] and [`event`] (what comes in), [`frontend`] (what goes out), [`cluster`] (the state
+//! between), `face` (a service's addresses), `claim` (conflicts), `endpoint_cache` and `policy` (its endpoints),
+//! `program` (all of it together), `rotation`.
 
+mod claim;
 pub mod cluster;
+mod endpoint_cache;
 pub mod event;
+mod face;
 pub mod frontend;
 pub mod name;
 pub mod object;
+mod policy;
+mod program;
+mod rotation;
 pub mod scheduler;
 
 pub use cluster::{Cluster, Config, NodePortAddresses};

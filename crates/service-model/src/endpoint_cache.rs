@@ -1,0 +1,208 @@
+//! EndpointSlices of one service, folded: the addresses with their conditions, and nothing that is not used.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
+
+use crate::event::Kind;
+use crate::frontend::Rejection;
+use crate::name::ObjectName;
+use crate::object::{Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, Protocol};
+use crate::policy::{Candidate, Hints};
+
+/// A slice as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Slice {
+    name: ObjectName,
+    family: Family,
+    ports: SmallVec<[EndpointPort; 1]>,
+    endpoints: Box<[Folded]>,
+    pub(crate) last_change: Option<i64>,
+    invalid: Box<[InvalidField]>,
+}
+
+/// An endpoint as it is kept: 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Folded {
+    address: IpAddr,
+    /// `LOCAL` and so on.
+    bits: u8,
+    /// Its set of zone hints in [`ZoneSets`]; 0 = none.
+    zones: u32,
+}
+
+const LOCAL: u8 = 1;
+const READY: u8 = 2;
+const SERVING: u8 = 4;
+const TERMINATING: u8 = 8;
+const NODE_HINTS: u8 = 16;
+const NODE_HINTED: u8 = 32;
+
+/// The sets of zones that hints name: a cluster has few, endpoints have many.
+#[derive(Debug, Default)]
+pub(crate) struct ZoneSets {
+    numbers: FxHashMap<SmallVec<[Box<str>; 1]>, u32>,
+    sets: Vec<SmallVec<[Box<str>; 1]>>,
+}
+
+impl ZoneSets {
+    fn number(&mut self, zones: &SmallVec<[Box<str>; 1]>) -> u32 {
+        if zones.is_empty() {
+            return 0;
+        }
+        if let Some(number) = self.numbers.get(zones) {
+            return *number;
+        }
+        self.sets.push(zones.clone());
+        let number = u32::try_from(self.sets.len()).unwrap_or(0);
+        self.numbers.insert(zones.clone(), number);
+        number
+    }
+
+    fn hints(&self, number: u32, zone: &str) -> Hints {
+        let set = usize::try_from(number)
+            .ok()
+            .and_then(|n| n.checked_sub(1))
+            .and_then(|n| self.sets.get(n));
+        match set {
+            None => Hints::None,
+            Some(zones) if !zone.is_empty() && zones.iter().any(|z| &**z == zone) => Hints::Us,
+            Some(_) => Hints::Others,
+        }
+    }
+}
+
+impl Slice {
+    /// Folds a slice; `None` for one that counts for nothing: of another proxy, headless, FQDN, or without a service.
+    pub(crate) fn fold(slice: EndpointSlice, node: &str, zones: &mut ZoneSets) -> Option<Self> {
+        if slice.other_proxy || slice.headless_label || slice.service.is_empty() {
+            return None;
+        }
+        let family = slice.family?;
+        let mut invalid = slice.invalid;
+        let mut endpoints = Vec::with_capacity(slice.endpoints.len());
+        for (number, endpoint) in slice.endpoints.iter().enumerate() {
+            match refuse(endpoint.address, family) {
+                Some(why) => invalid.push(InvalidField {
+                    field: format!("endpoints[{number}].addresses[0]").into(),
+                    reason: format!("{} {why}", endpoint.address).into(),
+                }),
+                None => endpoints.push(fold_endpoint(endpoint, node, zones)),
+            }
+        }
+        Some(Self {
+            name: slice.name,
+            family,
+            ports: slice.ports,
+            endpoints: endpoints.into(),
+            last_change: slice.last_change,
+            invalid: invalid.into(),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &ObjectName {
+        &self.name
+    }
+
+    /// Some endpoint has hints for zones: a change of this node's zone matters.
+    pub(crate) fn has_zone_hints(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.zones != 0)
+    }
+
+    pub(crate) fn rejections(&self) -> impl Iterator<Item = Rejection> {
+        self.invalid.iter().map(|invalid| Rejection {
+            kind: Kind::EndpointSlice,
+            object: self.name.clone(),
+            field: invalid.field.clone(),
+            reason: invalid.reason.clone(),
+        })
+    }
+
+    /// Addresses of local ready endpoints, for health-check node ports.
+    pub(crate) fn local_ready(&self) -> impl Iterator<Item = IpAddr> {
+        self.endpoints
+            .iter()
+            .filter(|e| e.bits & (LOCAL | READY) == LOCAL | READY)
+            .map(|e| e.address)
+    }
+}
+
+fn fold_endpoint(endpoint: &Endpoint, node: &str, zones: &mut ZoneSets) -> Folded {
+    let bit = |set: bool, bit: u8| if set { bit } else { 0 };
+    Folded {
+        address: endpoint.address,
+        bits: bit(endpoint.node_name.as_deref() == Some(node), LOCAL)
+            | bit(endpoint.ready, READY)
+            | bit(endpoint.serving, SERVING)
+            | bit(endpoint.terminating, TERMINATING)
+            | bit(!endpoint.node_hints.is_empty(), NODE_HINTS)
+            | bit(endpoint.node_hints.iter().any(|hint| &**hint == node), NODE_HINTED),
+        zones: zones.number(&endpoint.zone_hints),
+    }
+}
+
+/// Why an address cannot be an endpoint's (the API's own validation of EndpointSlice says the same).
+fn refuse(address: IpAddr, family: Family) -> Option<&'static str> {
+    let matches = matches!(
+        (address, family),
+        (IpAddr::V4(_), Family::V4) | (IpAddr::V6(_), Family::V6)
+    );
+    let link_local = match address {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    [
+        (!matches, "is not of the slice's addressType"),
+        (address.is_unspecified(), "is the unspecified address"),
+        (address.is_loopback(), "is a loopback address"),
+        (address.is_multicast(), "is a multicast address"),
+        (link_local, "is a link-local address"),
+    ]
+    .into_iter()
+    .find_map(|(is, why)| is.then_some(why))
+}
+
+/// The endpoints of one service port and family, sorted by address; of one that several slices name, a copy that does
+/// not terminate counts before one that does.
+pub(crate) fn candidates(
+    slices: &[Slice],
+    family: Family,
+    port_name: &str,
+    protocol: Protocol,
+    zone: &str,
+    zones: &ZoneSets,
+) -> Vec<Candidate> {
+    let mut all: BTreeMap<SocketAddr, Candidate> = BTreeMap::new();
+    for slice in slices.iter().filter(|slice| slice.family == family) {
+        for port in slice
+            .ports
+            .iter()
+            .filter(|port| &*port.name == port_name && port.protocol == protocol)
+        {
+            for endpoint in &slice.endpoints {
+                let has = |bit: u8| endpoint.bits & bit != 0;
+                let candidate = Candidate {
+                    address: SocketAddr::new(endpoint.address, port.port),
+                    local: has(LOCAL),
+                    ready: has(READY),
+                    serving: has(SERVING),
+                    terminating: has(TERMINATING),
+                    node_hints: match (has(NODE_HINTS), has(NODE_HINTED)) {
+                        (false, _) => Hints::None,
+                        (true, false) => Hints::Others,
+                        (true, true) => Hints::Us,
+                    },
+                    zone_hints: zones.hints(endpoint.zones, zone),
+                };
+                let place = all.entry(candidate.address).or_insert(candidate);
+                // Slices are in the order of their names, so this does not depend on the order of events.
+                if place.terminating && !candidate.terminating {
+                    *place = candidate;
+                }
+            }
+        }
+    }
+    all.into_values().collect()
+}

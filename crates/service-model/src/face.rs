@@ -1,0 +1,239 @@
+//! The places at which a service wants to answer: every address it has, by kind; before conflicts and endpoints.
+
+use std::net::IpAddr;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::cluster::{Config, NodePortAddresses};
+use crate::frontend::{AddressKind, FrontendKey};
+use crate::name::ObjectName;
+use crate::object::{Family, IpMode, Service, ServiceType, TrafficPolicy};
+
+/// This node, and the addresses of the others.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    /// Addresses of this node's interfaces; `None` until they were told.
+    pub(crate) interfaces: Option<Vec<IpAddr>>,
+    /// Of this node's object: label `topology.kubernetes.io/zone`.
+    pub(crate) zone: Box<str>,
+    /// Of this node's object: its addresses, by precedence.
+    pub(crate) own: Vec<IpAddr>,
+    /// Addresses of other nodes (T18).
+    pub(crate) others: FxHashMap<IpAddr, ObjectName>,
+}
+
+impl Nodes {
+    pub(crate) fn has_interface(&self, address: IpAddr) -> bool {
+        self.interfaces.iter().flatten().any(|interface| *interface == address)
+    }
+
+    /// The first of each family.
+    pub(crate) fn primary(&self) -> impl Iterator<Item = IpAddr> {
+        let first = |v4: bool| self.own.iter().copied().find(|address| address.is_ipv4() == v4);
+        first(true).into_iter().chain(first(false))
+    }
+
+    /// The addresses of one family on which NodePorts answer (T16).
+    fn node_port_addresses(&self, config: &Config, family: Family) -> Vec<IpAddr> {
+        let primary: Vec<_> = self.primary().collect();
+        let selected = |address: &IpAddr| match &config.node_port_addresses {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary => primary.contains(address),
+            NodePortAddresses::Cidrs(cidrs) => {
+                let mut ours = cidrs
+                    .iter()
+                    .filter(|cidr| cidr.addr().is_ipv4() == address.is_ipv4())
+                    .peekable();
+                ours.peek().is_none() || ours.any(|cidr| cidr.contains(address))
+            }
+        };
+        let usable = |address: &IpAddr| {
+            family_of(*address) == family
+                && !address.is_loopback()
+                && !matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local())
+        };
+        self.interfaces
+            .iter()
+            .flatten()
+            .copied()
+            .filter(|address| usable(address) && selected(address))
+            .collect()
+    }
+}
+
+/// A place at which a service wants to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Face {
+    pub(crate) key: FrontendKey,
+    pub(crate) kind: AddressKind,
+    /// Number of the port in `spec.ports`.
+    pub(crate) port: usize,
+    /// The field it comes from.
+    pub(crate) field: String,
+}
+
+/// What could not become a face: field and reason.
+pub(crate) type Refused = (String, String);
+
+/// A service that nothing is programmed for, whatever its ports (T24).
+pub(crate) fn is_programmable(service: &Service) -> bool {
+    !service.other_proxy
+        && !service.headless_label
+        && service.service_type != ServiceType::ExternalName
+        && !service.cluster_ips.is_empty()
+}
+
+/// `externalTrafficPolicy: Local`, where the service is reachable from outside at all.
+pub(crate) fn external_local(service: &Service) -> bool {
+    let external = match service.service_type {
+        ServiceType::NodePort | ServiceType::LoadBalancer => true,
+        ServiceType::ClusterIp => !service.external_ips.is_empty(),
+        ServiceType::ExternalName => false,
+    };
+    external && service.external_traffic_policy == TrafficPolicy::Local
+}
+
+pub(crate) fn family_of(address: IpAddr) -> Family {
+    if address.is_ipv4() { Family::V4 } else { Family::V6 }
+}
+
+/// The faces of a service, no key twice (the stronger kind stands), and what could not be one. A family without a
+/// cluster IP has none at all.
+pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<Face>, Vec<Refused>) {
+    let mut list = List::default();
+    if !is_programmable(service) {
+        return (list.faces, list.refused);
+    }
+    let families: Vec<_> = service.cluster_ips.iter().map(|ip| family_of(*ip)).collect();
+    for (number, ip) in service.cluster_ips.iter().enumerate() {
+        if families.iter().position(|family| *family == family_of(*ip)) != Some(number) {
+            list.refuse(
+                format!("spec.clusterIPs[{number}]"),
+                format!("{ip} is a second address of its family"),
+            );
+        } else if let Some(why) = unusable(*ip) {
+            list.refuse(format!("spec.clusterIPs[{number}]"), format!("{ip} {why}"));
+        } else {
+            list.add_ports(
+                service,
+                *ip,
+                AddressKind::ClusterIp,
+                &format!("spec.clusterIPs[{number}]"),
+            );
+        }
+    }
+    for family in &families {
+        let addresses = nodes.node_port_addresses(config, *family);
+        for (number, port) in service.ports.iter().enumerate().filter(|(_, port)| port.node_port != 0) {
+            for address in &addresses {
+                let key = FrontendKey {
+                    address: *address,
+                    port: port.node_port,
+                    protocol: port.protocol,
+                };
+                list.add(Face {
+                    key,
+                    kind: AddressKind::NodePort,
+                    port: number,
+                    field: format!("spec.ports[{number}].nodePort"),
+                });
+            }
+        }
+    }
+    if service.service_type == ServiceType::LoadBalancer {
+        for (number, ingress) in service.load_balancer_ingress.iter().enumerate() {
+            let field = format!("status.loadBalancer.ingress[{number}].ip");
+            if ingress.mode == IpMode::Vip && families.contains(&family_of(ingress.ip)) {
+                list.add_external(service, ingress.ip, AddressKind::LoadBalancer, field, nodes);
+            }
+        }
+    }
+    if config.allow_external_ips {
+        for (number, ip) in service
+            .external_ips
+            .iter()
+            .enumerate()
+            .filter(|(_, ip)| families.contains(&family_of(**ip)))
+        {
+            list.add_external(
+                service,
+                *ip,
+                AddressKind::ExternalIp,
+                format!("spec.externalIPs[{number}]"),
+                nodes,
+            );
+        }
+    }
+    (list.faces, list.refused)
+}
+
+/// Addresses at which no service can answer (API validation of externalIPs says the same).
+fn unusable(address: IpAddr) -> Option<&'static str> {
+    let link_local = match address {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    [
+        (address.is_unspecified(), "is the unspecified address"),
+        (address.is_loopback(), "is a loopback address"),
+        (address.is_multicast(), "is a multicast address"),
+        (link_local, "is a link-local address"),
+    ]
+    .into_iter()
+    .find_map(|(is, why)| is.then_some(why))
+}
+
+#[derive(Default)]
+struct List {
+    faces: Vec<Face>,
+    refused: Vec<Refused>,
+    seen: FxHashSet<FrontendKey>,
+}
+
+impl List {
+    fn add_external(&mut self, service: &Service, ip: IpAddr, kind: AddressKind, field: String, nodes: &Nodes) {
+        if let Some(why) = unusable(ip) {
+            self.refuse(field, format!("{ip} {why}"));
+        } else if let Some(node) = nodes.others.get(&ip).filter(|_| !nodes.has_interface(ip)) {
+            // T18: binding it would cut this node off from that one.
+            self.refuse(field, format!("{ip} is an address of node {node}"));
+        } else {
+            self.add_ports(service, ip, kind, &field);
+        }
+    }
+
+    fn add_ports(&mut self, service: &Service, address: IpAddr, kind: AddressKind, field: &str) {
+        for (number, port) in service.ports.iter().enumerate() {
+            let key = FrontendKey {
+                address,
+                port: port.port,
+                protocol: port.protocol,
+            };
+            self.add(Face {
+                key,
+                kind,
+                port: number,
+                field: field.into(),
+            });
+        }
+    }
+
+    /// Kinds are added strongest first, so what is there already stands. The same place by two ports is refused.
+    fn add(&mut self, face: Face) {
+        if self.seen.insert(face.key) {
+            self.faces.push(face);
+        } else if let Some(first) = self
+            .faces
+            .iter()
+            .find(|first| first.key == face.key && first.port != face.port)
+        {
+            let (field, port) = (format!("spec.ports[{}]", face.port), first.port);
+            let reason = format!("{} is taken by spec.ports[{port}] of this service", face.key);
+            self.refuse(field, reason);
+        }
+    }
+
+    fn refuse(&mut self, field: String, reason: String) {
+        self.refused.push((field, reason));
+    }
+}

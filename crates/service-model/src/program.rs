@@ -1,0 +1,152 @@
+//! A service and its endpoints → its frontends and rejections. Pure.
+
+use std::net::IpAddr;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use crate::claim::Claims;
+use crate::cluster::Config;
+use crate::endpoint_cache::{Slice, ZoneSets, candidates};
+use crate::event::Kind;
+use crate::face::{Face, Nodes, external_local, faces, family_of, is_programmable};
+use crate::frontend::{AddressKind, Frontend, HealthCheck, Program, Refusal, Rejection, Target};
+use crate::object::{Service, ServiceType, TrafficPolicy};
+use crate::policy::{Categories, categorize};
+use crate::rotation::rotate;
+use crate::scheduler::Scheduler;
+
+/// What a program depends on besides the service and its slices.
+pub(crate) struct View<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) zones: &'a ZoneSets,
+    pub(crate) nodes: &'a Nodes,
+    pub(crate) claims: &'a Claims,
+}
+
+pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> Program {
+    if !is_programmable(service) {
+        return Program::default();
+    }
+    let reject = |field: &str, reason: String| Rejection {
+        kind: Kind::Service,
+        object: service.name.clone(),
+        field: field.into(),
+        reason: reason.into(),
+    };
+    let mut program = Program {
+        trigger_time: slices.iter().filter_map(|slice| slice.last_change).max(),
+        ..Program::default()
+    };
+    program.rejections.extend(
+        service
+            .invalid
+            .iter()
+            .map(|invalid| reject(&invalid.field, invalid.reason.to_string())),
+    );
+    program.rejections.extend(slices.iter().flat_map(Slice::rejections));
+    let scheduler = scheduler(service, view.config).unwrap_or_else(|reason| {
+        program.rejections.push(reject(SCHEDULER_FIELD, reason));
+        view.config.scheduler
+    });
+
+    let (faces, refused) = faces(service, view.config, view.nodes);
+    program
+        .rejections
+        .extend(refused.into_iter().map(|(field, reason)| reject(&field, reason)));
+    let mut lost = FxHashSet::default();
+    let mut categories = FxHashMap::default();
+    for face in faces {
+        let holder = view.claims.holder(&face.key);
+        if let Some(holder) = holder.filter(|holder| holder.service != service.name) {
+            // One rejection for a field, not one for each address it stands for.
+            if lost.insert((face.field.clone(), face.key.port, face.key.protocol)) {
+                let reason = format!("{} is taken by service {}", face.key, holder.service);
+                program.rejections.push(reject(&face.field, reason));
+            }
+            continue;
+        }
+        let family = family_of(face.key.address);
+        if let Some(port) = service.ports.get(face.port) {
+            let found = categories.entry((face.port, family)).or_insert_with(|| {
+                let zone = &view.nodes.zone;
+                categorize(&candidates(slices, family, &port.name, port.protocol, zone, view.zones))
+            });
+            program
+                .frontends
+                .push(frontend(service, &face, &port.name, scheduler, found, view));
+        }
+    }
+    program.health_check = health_check(service, slices);
+    program
+}
+
+const SCHEDULER_FIELD: &str = "metadata.annotations[kube-ipvs.io/scheduler]";
+
+fn scheduler(service: &Service, config: &Config) -> Result<Scheduler, String> {
+    match &service.scheduler {
+        None => Ok(config.scheduler),
+        Some(name) => name
+            .parse()
+            .map_err(|error| format!("{error}; {} is used", config.scheduler)),
+    }
+}
+
+fn frontend(
+    service: &Service,
+    face: &Face,
+    port_name: &str,
+    scheduler: Scheduler,
+    categories: &Categories,
+    view: &View<'_>,
+) -> Frontend {
+    let external = face.kind != AddressKind::ClusterIp;
+    let local = if external {
+        external_local(service)
+    } else {
+        service.internal_traffic_policy == TrafficPolicy::Local
+    };
+    let rotated = |targets: &[Target]| {
+        let mut targets = targets.to_vec();
+        rotate(&mut targets, &view.config.node_name, &face.key);
+        targets
+    };
+    let endpoints = rotated(if local { &categories.local } else { &categories.cluster });
+    // T2: for insiders a Local policy of the outside does not hold.
+    let insiders = external && local && categories.cluster != categories.local;
+    Frontend {
+        insider_endpoints: insiders.then(|| rotated(&categories.cluster)),
+        // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
+        refusal: if local && categories.any {
+            Refusal::Drop
+        } else {
+            Refusal::Reject
+        },
+        endpoints,
+        kind: face.kind,
+        port_name: port_name.into(),
+        node_address: external && view.nodes.has_interface(face.key.address),
+        scheduler,
+        affinity: service.affinity,
+        masquerade: external && !local,
+        source_ranges: source_ranges(service, face.kind, face.key.address),
+        key: face.key,
+    }
+}
+
+/// T15: load-balancer addresses only. A family without a range of its own has none.
+fn source_ranges(service: &Service, kind: AddressKind, address: IpAddr) -> Option<Vec<ipnet::IpNet>> {
+    let ours = |range: &&ipnet::IpNet| range.addr().is_ipv4() == address.is_ipv4();
+    let ranges: Vec<_> = service.source_ranges.iter().filter(ours).copied().collect();
+    (kind == AddressKind::LoadBalancer && !ranges.is_empty()).then_some(ranges)
+}
+
+fn health_check(service: &Service, slices: &[Slice]) -> Option<HealthCheck> {
+    let wanted = service.service_type == ServiceType::LoadBalancer
+        && external_local(service)
+        && service.health_check_node_port != 0;
+    let local: FxHashSet<_> = slices.iter().flat_map(Slice::local_ready).collect();
+    wanted.then_some(HealthCheck {
+        port: service.health_check_node_port,
+        local_endpoints: local.len(),
+    })
+}
