@@ -1,2 +1,71 @@
-//! kube-ipvs
-fn main() {}
+//! The program `kube-ipvs`: command line, configuration, logging, and the threads that carry it.
+//!
+//! Reading order: [`cli`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
+//! writes), [`plan`] (the same without a kernel). It decides nothing about Services.
+
+mod cli;
+mod config;
+mod daemon;
+mod dry_run;
+mod duration;
+mod node_name;
+mod plan;
+mod settings;
+mod sync;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, EXIT_ERROR, LogArgs, LogFormat};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; wrong usage is one, with kube-proxy's exit status.
+            let _ = error.print();
+            return if error.use_stderr() {
+                ExitCode::from(EXIT_ERROR)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    let done = match cli.command {
+        Some(Command::Plan(args)) => {
+            log_to_stderr(&args.log);
+            plan::run(&args)
+        }
+        None => {
+            log_to_stderr(&cli.daemon.log);
+            daemon::run(cli.daemon).map(|()| ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("kube-ipvs: {error:#}");
+        ExitCode::from(EXIT_ERROR)
+    })
+}
+
+/// The log goes to standard error; `RUST_LOG` overrides the verbosity.
+fn log_to_stderr(args: &LogArgs) {
+    let level = match args.verbosity {
+        0..=3 => "info",
+        4..=5 => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
+    match args.logging_format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,1 +1,23 @@
-//! api-watch
+//! Where objects come from, and where events about them go.
+//!
+//! Objects: the API server ([`ApiServer`]) or a directory of manifests ([`watch_directory`], [`read_directory`]).
+//! Both become [`service_model::Event`]s at once; no API object is kept. The only crate that knows `kube`, JSON and
+//! YAML of the API; it decides nothing about Services.
+//!
+//! Reading order: `decode` (text to model objects), `directory`, `server` (the connection), `follow` (list and watch
+//! of one kind), `sink` (events about objects).
+
+mod back_off;
+mod decode;
+mod directory;
+mod error;
+mod follow;
+mod lines;
+mod server;
+mod sink;
+
+pub use directory::{read_directory, watch_directory};
+pub use error::Error;
+pub use follow::Patience;
+pub use server::{ApiConfig, ApiServer};
+pub use sink::{EventSink, EventType, ObjectEvent};

@@ -86,12 +86,7 @@ impl Ipvs {
     /// # Errors
     /// Where the kernel refuses or the transport breaks.
     pub fn virtual_servers(&mut self) -> Result<Vec<VirtualServerState>, Error> {
-        self.list(
-            "list virtual servers",
-            IPVS_CMD_GET_SERVICE,
-            |_| (),
-            decode_service,
-        )
+        self.list("list virtual servers", IPVS_CMD_GET_SERVICE, |_| (), decode_service)
     }
 
     /// One virtual server; `None` where it is not there.

@@ -1,0 +1,159 @@
+//! The command line. Flags keep kube-proxy's names (its §"options"); those of ours are named as such.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::duration::GoDuration;
+
+/// Exit status for every error, as kube-proxy's.
+pub(crate) const EXIT_ERROR: u8 = 1;
+/// Exit status of `plan` where some objects were rejected.
+pub(crate) const EXIT_REJECTED: u8 = 2;
+
+/// Kubernetes Service proxy on IPVS: takes kube-proxy's place on a node.
+///
+/// Without a command it is the daemon.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kube-ipvs",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Exit status: 0 ended by SIGTERM or SIGINT, or did what was asked; 1 any error, printed as one chain; \
+2 `plan` printed a plan but some objects or fields were rejected (named on standard error).\n\n\
+An API server that cannot be reached is no error: the last state stays, a warning tells, and the connection is tried again."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines. Needs neither root nor IPVS.
+    Plan(PlanArgs),
+}
+
+/// Settings of the daemon.
+#[derive(Debug, Default, Args)]
+pub(crate) struct DaemonArgs {
+    /// File with a KubeProxyConfiguration; the flags it covers are then ignored, except --hostname-override.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// kubeconfig of the API server; neither this nor --master = the pod's own service account.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// URL of the API server; overrides the one in the kubeconfig.
+    #[arg(long, value_name = "URL")]
+    pub(crate) master: Option<String>,
+    /// Name of this node, instead of the host's name.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) hostname_override: Option<String>,
+    /// Proxy mode: ipvs (what "" means here, too).
+    #[arg(long, value_name = "MODE")]
+    pub(crate) proxy_mode: Option<String>,
+    /// Pod address range, one CIDR or one of each family, separated by a comma.
+    #[arg(long, value_name = "CIDRS")]
+    pub(crate) cluster_cidr: Option<String>,
+    /// CIDRs of the node's addresses on which NodePorts answer, or `primary`; empty = all.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    pub(crate) nodeport_addresses: Vec<String>,
+    /// Scheduler of services that name none: rr lc dh sh sed nq wrr wlc lblc lblcr mh fo ovf twos; "" = rr.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ipvs_scheduler: Option<String>,
+    /// Upper bound of --ipvs-min-sync-period, as in kube-proxy; 0 = 30s.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ipvs_sync_period: Option<GoDuration>,
+    /// Smallest gap between two commits, such as 1s; changes meanwhile are folded together. 0 = none.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ipvs_min_sync_period: Option<GoDuration>,
+    /// Answer ARP only on the interface that has the address (arp_ignore=1, arp_announce=2).
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) ipvs_strict_arp: Option<bool>,
+    /// Idle time after which IPVS forgets a TCP connection; 0 = leave the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ipvs_tcp_timeout: Option<GoDuration>,
+    /// The same after a FIN; 0 = leave the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ipvs_tcpfin_timeout: Option<GoDuration>,
+    /// The same for UDP; 0 = leave the kernel's.
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) ipvs_udp_timeout: Option<GoDuration>,
+    #[command(flatten)]
+    pub(crate) own: OwnArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+/// Settings that kube-proxy does not have; they stand beside --config.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Beyond kube-proxy")]
+pub(crate) struct OwnArgs {
+    /// Read Services, EndpointSlices and Nodes from a directory of YAML or JSON files and follow it, instead of a cluster.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Print each plan instead of executing it; nothing is written.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// VIPs are addresses on kube-ipvs0 as well as local routes. false: routes only.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) vip_addresses: bool,
+}
+
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// Verbosity: below 4 one line a commit, 4 every op, 6 and more everything. RUST_LOG overrides it.
+    #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
+    pub(crate) verbosity: u8,
+    /// Format of the log on standard error.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) logging_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// Directory of YAML or JSON files with Services, EndpointSlices and Nodes.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) manifests: PathBuf,
+    /// Name of the node to plan for, instead of the host's name.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) hostname_override: Option<String>,
+    /// An address of the node's interfaces, for NodePorts; repeat or separate by commas. Default: the Node object's.
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub(crate) node_ip: Vec<IpAddr>,
+    /// As the daemon's.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    pub(crate) nodeport_addresses: Vec<String>,
+    /// As the daemon's.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ipvs_scheduler: Option<String>,
+    /// As the daemon's.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub(crate) vip_addresses: bool,
+    /// Form of the plan.
+    #[arg(short, long, value_enum, default_value_t)]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// Lines that the standard tools take.
+    #[default]
+    Text,
+    /// One JSON object with `ops` and `rejections`.
+    Json,
+}

@@ -1,0 +1,198 @@
+//! The daemon: what is set up at start, which task and thread does what, and what ends it.
+
+use std::thread;
+
+use anyhow::{Context, Result, anyhow, bail};
+use api_watch::{ApiConfig, ApiServer, EventSink, Patience};
+use dataplane::live::LiveKernel;
+use dataplane::{DataPlane, Kernel};
+use ipvs::sysctl;
+use ipvs::{Ipvs, Timeouts, Vips};
+use rustix::thread::CapabilitySet;
+use service_model::Event;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{info, warn};
+
+use crate::cli::DaemonArgs;
+use crate::dry_run::DryRun;
+use crate::settings::{IpvsTimeouts, Settings, Source};
+use crate::sync::Sync;
+
+/// Events between the API side and the sync thread. When it is full the API side waits.
+const CHANNEL: usize = 1024;
+
+/// Runs until SIGTERM or SIGINT; the data path stays as it is (L12).
+///
+/// # Errors
+/// Bad settings, a kernel that lacks something, or a task that must run and ended.
+pub(crate) fn run(args: DaemonArgs) -> Result<()> {
+    let settings = Settings::new(args)?;
+    info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = "ipvs", "starting");
+    if settings.dry_run {
+        let kernel = open_to_read()
+            .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
+            .ok();
+        serve(settings, DryRun::over(kernel))
+    } else {
+        let kernel = open_to_write(&settings)?;
+        serve(settings, kernel)
+    }
+}
+
+fn serve<K: Kernel + Send + 'static>(settings: Settings, kernel: K) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(async {
+        let (events, waiting) = mpsc::channel(CHANNEL);
+        let node_name = settings.model.node_name.to_string();
+        let (sink, source) = start_source(&settings.source, node_name, events.clone()).await?;
+        let addresses = tokio::spawn(follow_node_addresses(events));
+
+        let plane = DataPlane::new(kernel, settings.vip_addresses);
+        let sync = Sync::new(settings.model, plane, waiting, sink, settings.min_sync_period);
+        let (ended, sync_ended) = oneshot::channel();
+        thread::Builder::new()
+            .name("sync".into())
+            .spawn(move || {
+                // Dropped, and so noticed, when the thread panics.
+                let _ = ended.send(sync.run());
+            })
+            .context("start the sync thread")?;
+
+        let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+        tokio::select! {
+            _ = terminate.recv() => info!("SIGTERM, leaving the data path as it is"),
+            _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
+            ended = source => return Err(anyhow!(ended.context("the source of objects panicked")?).context("follow objects")),
+            ended = addresses => return Err(ended.context("the address monitor panicked")?.context("follow node addresses")),
+            ended = sync_ended => {
+                ended.context("the sync thread panicked")??;
+                bail!("the sync thread ended");
+            }
+        }
+        Ok(())
+    })
+}
+
+type SourceTask = tokio::task::JoinHandle<api_watch::Error>;
+
+async fn start_source(
+    source: &Source,
+    node_name: String,
+    events: mpsc::Sender<Event>,
+) -> Result<(EventSink, SourceTask)> {
+    match source {
+        Source::Directory(directory) => {
+            // A directory that is not there is an error at once, not a wait.
+            std::fs::read_dir(directory).with_context(|| format!("manifests {}", directory.display()))?;
+            info!(directory = %directory.display(), "following manifests");
+            Ok((
+                EventSink::null(),
+                tokio::spawn(api_watch::watch_directory(directory.clone(), events)),
+            ))
+        }
+        Source::Api { kubeconfig, master } => {
+            let (kubeconfig, master) = (kubeconfig.clone(), master.clone());
+            let config = ApiConfig {
+                kubeconfig,
+                master,
+                node_name,
+                patience: Patience::default(),
+            };
+            let server = ApiServer::connect(&config).await?;
+            info!(server = server.url(), "following the API server");
+            let sink = server.event_sink();
+            Ok((sink, tokio::spawn(server.watch(events))))
+        }
+    }
+}
+
+/// Ends only with an error.
+async fn follow_node_addresses(events: mpsc::Sender<Event>) -> anyhow::Error {
+    let mut watch = match ipvs::node_address::watch().await {
+        Ok(watch) => watch,
+        Err(error) => return error.into(),
+    };
+    loop {
+        match watch.next().await {
+            Ok(addresses) => {
+                info!(addresses = addresses.len(), "node addresses");
+                if events.send(Event::NodeAddresses(addresses)).await.is_err() {
+                    return anyhow!("nobody takes events any more");
+                }
+            }
+            Err(error) => return error.into(),
+        }
+    }
+}
+
+/// For `--dry-run`: nothing is created, nothing is set.
+fn open_to_read() -> Result<LiveKernel> {
+    Ok(LiveKernel::new(open_ipvs()?, Vips::open()?))
+}
+
+/// Sets up what IPVS needs (reference: kube-proxy's start in IPVS mode) and opens the sockets that write.
+fn open_to_write(settings: &Settings) -> Result<LiveKernel> {
+    require_net_admin()?;
+    let mut ipvs = open_ipvs()?;
+    let mut vips = Vips::open()?;
+    vips.ensure_device().context("make the dummy device kube-ipvs0")?;
+    set_sysctls(settings.strict_arp)?;
+    set_timeouts(&mut ipvs, settings.timeouts)?;
+    Ok(LiveKernel::new(ipvs, vips))
+}
+
+fn open_ipvs() -> Result<Ipvs> {
+    Ipvs::open().map_err(|error| {
+        if error.is_unsupported() {
+            let reason = "this kernel has no IPVS (no generic netlink family IPVS): load the module ip_vs";
+            anyhow::Error::from(error).context(reason)
+        } else {
+            error.into()
+        }
+    })
+}
+
+/// Everything below needs it; one sentence is clearer than the first EPERM.
+fn require_net_admin() -> Result<()> {
+    let capabilities = rustix::thread::capabilities(None).context("read this process's capabilities")?;
+    if !capabilities.effective.contains(CapabilitySet::NET_ADMIN) {
+        bail!("CAP_NET_ADMIN is missing: run kube-ipvs as root, or as a privileged container");
+    }
+    Ok(())
+}
+
+/// A value that cannot be set ends the start, as kube-proxy's does; one that is right already needs no right to write.
+fn set_sysctls(strict_arp: bool) -> Result<()> {
+    for change in sysctl::ensure(&sysctl::required(strict_arp)) {
+        let name = change.name;
+        match change.result {
+            Ok(()) => info!(name, old = change.old, new = change.new, "sysctl set"),
+            Err(error) => return Err(error).with_context(|| format!("set sysctl {name} to {}", change.new)),
+        }
+    }
+    Ok(())
+}
+
+fn set_timeouts(ipvs: &mut Ipvs, timeouts: IpvsTimeouts) -> Result<()> {
+    let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).context("IPVS timeouts are 32-bit seconds");
+    let wanted = Timeouts {
+        tcp: seconds(timeouts.tcp)?,
+        tcp_fin: seconds(timeouts.tcp_fin)?,
+        udp: seconds(timeouts.udp)?,
+    };
+    if wanted != Timeouts::default() {
+        ipvs.set_timeouts(wanted).context("set the IPVS timeouts")?;
+        info!(
+            tcp = wanted.tcp,
+            tcp_fin = wanted.tcp_fin,
+            udp = wanted.udp,
+            "IPVS timeouts set, 0 = left alone"
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! The sync thread: owns everything that ends in the kernel. Events in; plans committed; one line of log a commit.
+//!
+//! No locks, no clock but its own, and no other thread writes to the kernel.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use api_watch::{EventSink, EventType, ObjectEvent};
+use dataplane::commit::Report;
+use dataplane::{DataPlane, Kernel, KernelBroken, Phase};
+use rustc_hash::FxHashMap;
+use service_model::{Cluster, Config, Event, Kind, ObjectName, Rejection};
+use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::timeout;
+use tracing::{debug, error, info, warn};
+
+/// How long a missing Node object holds up the first commit (L2).
+const NODE_PATIENCE: Duration = Duration::from_secs(30);
+/// Wait before the kernel is read again after the way to it broke.
+const BROKEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// The thread's state.
+pub(crate) struct Sync<K> {
+    cluster: Cluster,
+    plane: DataPlane<K>,
+    events: Receiver<Event>,
+    sink: EventSink,
+    min_sync_period: Duration,
+    started: Instant,
+    /// The first commit has been made.
+    serving: bool,
+    /// The ledger does not know what the kernel has.
+    must_adopt: bool,
+    /// No commit before this.
+    not_before: Instant,
+    /// Services whose programs may have changed since the last commit.
+    touched: BTreeSet<ObjectName>,
+    rejections: FxHashMap<ObjectName, Vec<Rejection>>,
+}
+
+impl<K: Kernel> Sync<K> {
+    pub(crate) fn new(
+        config: Config,
+        plane: DataPlane<K>,
+        events: Receiver<Event>,
+        sink: EventSink,
+        min_sync_period: Duration,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            cluster: Cluster::new(config),
+            plane,
+            events,
+            sink,
+            min_sync_period,
+            started: now,
+            serving: false,
+            must_adopt: true,
+            not_before: now,
+            touched: BTreeSet::new(),
+            rejections: FxHashMap::default(),
+        }
+    }
+
+    /// Runs until the senders of events are gone.
+    ///
+    /// # Errors
+    /// Where the thread's timer cannot be made.
+    pub(crate) fn run(mut self) -> Result<()> {
+        // A runtime with a clock alone parks the thread on a condition variable: no descriptor, no poll.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        runtime.block_on(async {
+            while self.wait().await {
+                self.step();
+            }
+        });
+        Ok(())
+    }
+
+    /// Waits for something to do and takes in all events that wait. False at the end of the events.
+    async fn wait(&mut self) -> bool {
+        let pause = self.pause(Instant::now());
+        let first = match pause {
+            Some(Duration::ZERO) => match self.events.try_recv() {
+                Ok(event) => Some(event),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => return false,
+            },
+            Some(pause) => match timeout(pause, self.events.recv()).await {
+                Ok(Some(event)) => Some(event),
+                Ok(None) => return false,
+                Err(_) => None,
+            },
+            None => match self.events.recv().await {
+                Some(event) => Some(event),
+                None => return false,
+            },
+        };
+        first.into_iter().for_each(|event| self.cluster.apply(event));
+        while let Ok(event) = self.events.try_recv() {
+            self.cluster.apply(event);
+        }
+        true
+    }
+
+    /// How long nothing has to be done; `None` = until the next event.
+    fn pause(&self, now: Instant) -> Option<Duration> {
+        let node = (!self.serving)
+            .then_some(self.started + NODE_PATIENCE)
+            .filter(|at| *at > now);
+        let background = (self.serving && !self.must_adopt && self.plane.has_addresses_to_add(now)).then_some(now);
+        let staged = (self.serving && (self.must_adopt || !self.touched.is_empty())).then_some(self.not_before);
+        let retry = self
+            .serving
+            .then(|| self.plane.ledger().next_retry())
+            .flatten()
+            .map(|at| at.max(self.not_before));
+        [node, background, staged, retry]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.saturating_duration_since(now))
+    }
+
+    /// One round: what was touched is computed anew and, where the time has come, written.
+    fn step(&mut self) {
+        let now = Instant::now();
+        self.touched.extend(self.cluster.take_touched());
+        if !self.serving && !self.may_start(now) || now < self.not_before {
+            return;
+        }
+        let due = self.must_adopt || !self.touched.is_empty();
+        let retry = self.plane.ledger().next_retry().is_some_and(|at| at <= now);
+        let written = if due || retry {
+            self.not_before = now + self.min_sync_period;
+            self.commit(now)
+        } else {
+            self.plane
+                .commit_addresses(now)
+                .map(|report| self.tell_addresses(&report))
+        };
+        if let Err(broken) = written {
+            error!(error = chain(&broken), "the way to the kernel broke, reading it again");
+            self.must_adopt = true;
+            self.not_before = now + BROKEN_PAUSE;
+        }
+    }
+
+    /// Nothing is written before the picture is complete (L2).
+    fn may_start(&self, now: Instant) -> bool {
+        let node = self.cluster.is_complete(Kind::Node) || now >= self.started + NODE_PATIENCE;
+        self.cluster.is_complete(Kind::Service)
+            && self.cluster.is_complete(Kind::EndpointSlice)
+            && self.cluster.has_node_addresses()
+            && node
+    }
+
+    fn commit(&mut self, now: Instant) -> Result<(), KernelBroken> {
+        let touched = std::mem::take(&mut self.touched);
+        for service in &touched {
+            let program = self.cluster.program(service);
+            self.plane.want(service, &program);
+            self.tell_rejections(service, &program.rejections);
+        }
+        if self.must_adopt {
+            self.plane.adopt()?;
+            self.must_adopt = false;
+        }
+        let report = self.plane.commit(now)?;
+        self.tell_commit(touched.len(), &report, now.elapsed());
+        if !self.serving {
+            self.serving = true;
+            let (virtual_servers, real_servers, vips) = self.plane.ledger().counts();
+            let seconds = self.started.elapsed().as_secs_f64();
+            info!(
+                virtual_servers,
+                real_servers,
+                vips,
+                written = report.total(),
+                seconds,
+                "serving"
+            );
+        }
+        Ok(())
+    }
+
+    fn tell_commit(&self, services: usize, report: &Report, took: Duration) {
+        if !report.is_empty() {
+            let count = |phase| {
+                report
+                    .done
+                    .iter()
+                    .filter(|(p, _)| *p == phase)
+                    .map(|(_, n)| n)
+                    .sum::<usize>()
+            };
+            info!(
+                services,
+                ops = report.total(),
+                virtual_servers = count(Phase::VirtualServers),
+                real_servers = count(Phase::RealServers),
+                routes = count(Phase::Routes),
+                real_servers_out = count(Phase::RealServersOut),
+                vips_out = count(Phase::VipsOut),
+                virtual_servers_out = count(Phase::VirtualServersOut),
+                refused = report.refused.len(),
+                microseconds = took.as_micros(),
+                "commit"
+            );
+        }
+        self.tell_refused(report);
+    }
+
+    fn tell_addresses(&self, report: &Report) {
+        debug!(ops = report.total(), "addresses added to kube-ipvs0");
+        self.tell_refused(report);
+    }
+
+    fn tell_refused(&self, report: &Report) {
+        for (op, refusal) in &report.refused {
+            warn!(op = %op, error = %refusal, "the kernel refused an op, it will be tried again");
+            if let Some(service) = op
+                .key()
+                .virtual_server()
+                .and_then(|server| self.plane.ledger().owner(server))
+            {
+                self.warn_about(service, "FailedToProgram", "Program", format!("{op}: {refusal}"));
+            }
+        }
+    }
+
+    /// Logs and reports each rejection once, when it first appears.
+    fn tell_rejections(&mut self, service: &ObjectName, now: &[Rejection]) {
+        let before = if now.is_empty() {
+            self.rejections.remove(service).unwrap_or_default()
+        } else {
+            self.rejections
+                .insert(service.clone(), now.to_vec())
+                .unwrap_or_default()
+        };
+        for rejection in now.iter().filter(|rejection| !before.contains(rejection)) {
+            let (kind, object) = (rejection.kind, &rejection.object);
+            warn!(%kind, %object, field = %rejection.field, reason = %rejection.reason, "rejected");
+            let note = format!("{}: {}", rejection.field, rejection.reason);
+            self.warn_about(service, "CannotProgram", "Compute", note);
+        }
+    }
+
+    fn warn_about(&self, service: &ObjectName, reason: &'static str, action: &'static str, note: String) {
+        self.sink.send(ObjectEvent {
+            kind: Kind::Service,
+            object: service.clone(),
+            event_type: EventType::Warning,
+            reason,
+            action,
+            note,
+        });
+    }
+}
+
+/// An error with its causes, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}

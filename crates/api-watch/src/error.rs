@@ -1,0 +1,81 @@
+//! What can go wrong between objects and us.
+
+use std::path::PathBuf;
+
+/// Errors that end an operation. What is wrong with one object ends none: it is skipped with a warning.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The kubeconfig cannot be read, or lacks something.
+    #[error("kubeconfig {}", path.display())]
+    Kubeconfig {
+        /// Its path.
+        path: PathBuf,
+        /// The cause.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// Neither kubeconfig nor master was given, and this is not a pod.
+    #[error("no --kubeconfig, no --master, and no service account of a pod")]
+    InCluster(#[source] Box<kube::config::InClusterError>),
+    /// `--master` is not a URL.
+    #[error("master {url:?} is not a URL")]
+    Master {
+        /// What was given.
+        url: String,
+        /// The cause.
+        source: http::uri::InvalidUri,
+    },
+    /// The kubeconfig asks for a proxy.
+    #[error("proxy-url {url} of the kubeconfig is not supported")]
+    Proxy {
+        /// The URL.
+        url: String,
+    },
+    /// Certificates or credentials cannot be used.
+    #[error("set up the connection to {url}")]
+    Client {
+        /// The API server.
+        url: String,
+        /// The cause.
+        source: Box<kube::Error>,
+    },
+    /// The directory cannot be listed.
+    #[error("read directory {}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file cannot be read.
+    #[error("read {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A file is neither YAML nor JSON, or a document in it is not what its kind demands.
+    #[error("{}: {reason}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with the document's number where there are several.
+        reason: String,
+    },
+    /// Two documents describe the same object.
+    #[error("{kind} {object} is in {} and again in {}", first.display(), second.display())]
+    Duplicate {
+        /// Kind of the object.
+        kind: service_model::Kind,
+        /// Its name.
+        object: service_model::ObjectName,
+        /// Where it is.
+        first: PathBuf,
+        /// Where it is again; perhaps the same file.
+        second: PathBuf,
+    },
+    /// Nobody takes events any more: the reader of the channel is gone.
+    #[error("nobody takes events any more")]
+    Closed,
+}
