@@ -1,2 +1,113 @@
-//! xtask
-fn main() {}
+//! What a contributor runs: `cargo xtask demo`, `test`, `ci`, `kernel`, `run`.
+//!
+//! Each says what it does, installs what it needs with the system's package manager, and does nothing twice.
+
+#![allow(clippy::print_stdout, reason = "these commands speak to a person")]
+
+mod cargo;
+mod ci;
+mod demo;
+mod test;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use testbed::kernel::{Job, Name, Provider};
+
+/// Tasks of the workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Show kube-ipvs serving real Services on a kernel with IPVS.
+    Demo {
+        /// The objects come from a real kube-apiserver (built with Go, once) instead of manifests.
+        #[arg(long)]
+        control_plane: bool,
+        #[command(flatten)]
+        kernel: KernelArgs,
+    },
+    /// Run every level of test that this machine can run.
+    Test {
+        /// Only these levels: plain, kernel, control-plane. Default: all.
+        #[arg(long, value_delimiter = ',')]
+        level: Vec<test::Level>,
+        #[command(flatten)]
+        kernel: KernelArgs,
+        /// Only tests whose names contain this.
+        filter: Option<String>,
+    },
+    /// Format, lints, documentation.
+    Ci,
+    /// Build the User-Mode-Linux test kernel into target/kernel, some minutes, once.
+    Kernel,
+    /// Run a command on a kernel with IPVS.
+    Run {
+        #[command(flatten)]
+        kernel: KernelArgs,
+        /// Program and arguments; a program without a slash is looked up on the path.
+        #[arg(required = true, trailing_var_arg = true)]
+        command: Vec<String>,
+    },
+    /// The demo's part inside the guest.
+    #[command(hide = true)]
+    GuestDemo {
+        #[arg(long)]
+        control_plane: Option<PathBuf>,
+    },
+}
+
+#[derive(clap::Args)]
+struct KernelArgs {
+    /// Where the kernel comes from: native, uml or qemu. Default: the first that works.
+    #[arg(long)]
+    kernel: Option<Name>,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Demo { control_plane, kernel } => demo::run(control_plane, kernel.kernel),
+        Task::Test { level, kernel, filter } => test::run(&level, kernel.kernel, filter.as_deref()),
+        Task::Ci => ci::run(),
+        Task::Kernel => {
+            let kernel = testbed::kernel::build_uml(&cargo::cache())?;
+            println!("built {}", kernel.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Run { kernel, command } => {
+            let provider = Provider::for_tests(kernel.kernel, &cargo::cache())?;
+            eprintln!("kernel: {provider}");
+            let status = provider.run(&Job::new(command, std::env::current_dir()?))?;
+            Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
+        }
+        Task::GuestDemo { control_plane } => demo::guest(control_plane.as_deref()),
+    }
+}
+
+/// Debian packages that the guest's side needs, each with a program that shows it is there.
+const GUEST_PACKAGES: &[(&str, &str)] = &[
+    ("ipvsadm", "ipvsadm"),
+    ("iproute2", "ip"),
+    ("procps", "sysctl"),
+    ("busybox-static", "busybox"),
+    ("util-linux", "unshare"),
+    ("kmod", "modprobe"),
+    ("strace", "strace"),
+];

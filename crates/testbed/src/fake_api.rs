@@ -1,1 +1,1 @@
-//! A fake API server that injects faults.
+//! A fake API server.

@@ -1,8 +1,14 @@
 //! Worlds for the tests: kernels with IPVS, network namespaces as nodes, pods and clients, a fake and a real API
 //! server. Never a dependency of a shipped crate.
+//!
+//! Reading order: [`kernel`] (where a kernel comes from and how a command runs on it), [`netns`] (one namespace),
+//! [`world`] (a node with pods, another host, a client), [`daemon`] (kube-ipvs as a process), [`fake_api`],
+//! [`control_plane`].
 
 pub mod control_plane;
+pub mod daemon;
 pub mod fake_api;
 pub mod kernel;
 pub mod netns;
+pub mod tool;
 pub mod world;

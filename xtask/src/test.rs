@@ -1,0 +1,127 @@
+//! Every level of test that this machine can run; what did not run is named with its reason.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use testbed::kernel::{Job, Name, Provider};
+use testbed::tool;
+
+use crate::cargo::{cache, cargo, executable, root};
+
+/// A level of test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Level {
+    /// Unit, property, case and edge tests: needs nothing.
+    Plain,
+    /// On a kernel with IPVS, with traffic.
+    Kernel,
+    /// On a kernel with IPVS, with a real API server.
+    ControlPlane,
+}
+
+impl Level {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Kernel => "kernel",
+            Self::ControlPlane => "control-plane",
+        }
+    }
+}
+
+/// How a level ended.
+struct Outcome {
+    level: Level,
+    seconds: f64,
+    result: Result<String>,
+}
+
+pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) -> Result<ExitCode> {
+    let levels: Vec<_> = [Level::Plain, Level::Kernel, Level::ControlPlane]
+        .into_iter()
+        .filter(|level| only.is_empty() || only.contains(level))
+        .collect();
+    tool::install(crate::GUEST_PACKAGES)?;
+    let mut provider = None;
+    let mut outcomes = Vec::new();
+    for level in levels {
+        println!("== level {}", level.name());
+        let start = Instant::now();
+        let result = match level {
+            Level::Plain => plain(filter),
+            Level::Kernel | Level::ControlPlane => with_kernel(&mut provider, kernel, level, filter),
+        };
+        outcomes.push(Outcome { level, seconds: start.elapsed().as_secs_f64(), result });
+    }
+    println!("\n== summary");
+    println!("kernel: {}", provider.as_ref().map_or_else(|| "none was needed".to_owned(), ToString::to_string));
+    for Outcome { level, seconds, result } in &outcomes {
+        match result {
+            Ok(what) => println!("passed  {:<14} {seconds:6.1} s  {what}", level.name()),
+            Err(error) => println!("FAILED  {:<14} {seconds:6.1} s  {error:#}", level.name()),
+        }
+    }
+    for (name, why) in NOT_HERE {
+        println!("not run {name:<14} {why}");
+    }
+    Ok(if outcomes.iter().all(|outcome| outcome.result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Levels that exist and are not part of this command.
+const NOT_HERE: &[(&str, &str)] =
+    &[("cluster", "a whole cluster with kubelets is no part of this version's tests")];
+
+fn plain(filter: Option<&str>) -> Result<String> {
+    let mut command = cargo(&["test", "--workspace", "--locked"]);
+    if let Some(filter) = filter {
+        command.arg(filter);
+    }
+    tool::show(command)?;
+    Ok("unit, property, case and edge tests".to_owned())
+}
+
+fn with_kernel(provider: &mut Option<Provider>, kernel: Option<Name>, level: Level, filter: Option<&str>) -> Result<String> {
+    let provider = match provider {
+        Some(provider) => provider,
+        None => provider.insert(Provider::for_tests(kernel, &cache())?),
+    };
+    println!("kernel: {provider}");
+    let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
+    let (test, environment) = match level {
+        Level::ControlPlane => ("control_plane", vec![control_plane()?]),
+        Level::Plain | Level::Kernel => ("kernel", Vec::new()),
+    };
+    let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
+    on(provider, &program, &binary, environment, filter)
+}
+
+/// The control plane, as the variable that the tests find it by.
+fn control_plane() -> Result<(String, String)> {
+    let program = testbed::control_plane::build(&root())?;
+    Ok((testbed::control_plane::PROGRAM.to_owned(), program.to_string_lossy().into_owned()))
+}
+
+/// Runs a test program on a kernel.
+fn on(
+    provider: &Provider,
+    program: &Path,
+    binary: &Path,
+    environment: Vec<(String, String)>,
+    filter: Option<&str>,
+) -> Result<String> {
+    let mut command = vec![program.to_string_lossy().into_owned(), "--test-threads=1".to_owned()];
+    command.extend(filter.map(str::to_owned));
+    let mut job = Job::new(command, root().join("tests"));
+    job.environment = environment;
+    job.environment.push((testbed::daemon::BINARY.to_owned(), binary.to_string_lossy().into_owned()));
+    job.environment.push(("RUST_BACKTRACE".to_owned(), "1".to_owned()));
+    job.memory = 6144;
+    job.limit = Duration::from_secs(1500);
+    match provider.run(&job)? {
+        0 => Ok(format!("on {provider}")),
+        status => bail!("the tests ended with status {status}"),
+    }
+}
