@@ -1,6 +1,9 @@
-//! Tests against a real kernel with IPVS. One binary, so that one boot runs them all; each test works in a network
-//! namespace of its own.
+//! Tests against a real kernel with IPVS. One binary, so that one boot runs them all; each test works in network
+//! namespaces of its own. `cargo xtask test` runs it where such a kernel is; run elsewhere, every test fails.
 
 mod conformance;
 mod daemon;
 mod ipvs;
+mod scheduler;
+mod seen;
+mod work;

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 /// The workspace.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_owned)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map_or_else(PathBuf::new, Path::to_owned)
 }
 
 /// Where kernels are kept.
@@ -27,7 +29,9 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
 pub(crate) fn executable(arguments: &[&str]) -> Result<PathBuf> {
     eprintln!("building: cargo {}", arguments.join(" "));
     let mut command = cargo(arguments);
-    command.args(["--message-format=json-render-diagnostics"]).stderr(Stdio::inherit());
+    command
+        .args(["--message-format=json-render-diagnostics"])
+        .stderr(Stdio::inherit());
     let output = command.output().context("start cargo")?;
     if !output.status.success() {
         bail!("cargo {}: {}", arguments.join(" "), output.status);

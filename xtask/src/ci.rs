@@ -10,8 +10,28 @@ use crate::cargo::cargo;
 pub(crate) fn run() -> Result<ExitCode> {
     let steps: [(&str, &[&str]); 4] = [
         ("format", &["fmt", "--all", "--check"]),
-        ("lints", &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]),
-        ("documentation", &["doc", "--workspace", "--no-deps", "--document-private-items", "--locked"]),
+        (
+            "lints",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        (
+            "documentation",
+            &[
+                "doc",
+                "--workspace",
+                "--no-deps",
+                "--document-private-items",
+                "--locked",
+            ],
+        ),
         ("edges", &["test", "--locked", "-p", "integration", "--test", "edges"]),
     ];
     for (name, arguments) in steps {

@@ -1,7 +1,11 @@
 //! placeholder
+use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::ExitCode;
-use anyhow::{Result, bail};
 use testbed::kernel::Name;
-pub(crate) fn run(_: bool, _: Option<Name>) -> Result<ExitCode> { bail!("demo") }
-pub(crate) fn guest(_: Option<&Path>) -> Result<ExitCode> { bail!("demo") }
+pub(crate) fn run(_: bool, _: Option<Name>) -> Result<ExitCode> {
+    bail!("demo")
+}
+pub(crate) fn guest(_: Option<&Path>) -> Result<ExitCode> {
+    bail!("demo")
+}

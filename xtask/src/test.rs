@@ -54,10 +54,19 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
             Level::Plain => plain(filter),
             Level::Kernel | Level::ControlPlane => with_kernel(&mut provider, kernel, level, filter),
         };
-        outcomes.push(Outcome { level, seconds: start.elapsed().as_secs_f64(), result });
+        outcomes.push(Outcome {
+            level,
+            seconds: start.elapsed().as_secs_f64(),
+            result,
+        });
     }
     println!("\n== summary");
-    println!("kernel: {}", provider.as_ref().map_or_else(|| "none was needed".to_owned(), ToString::to_string));
+    println!(
+        "kernel: {}",
+        provider
+            .as_ref()
+            .map_or_else(|| "none was needed".to_owned(), ToString::to_string)
+    );
     for Outcome { level, seconds, result } in &outcomes {
         match result {
             Ok(what) => println!("passed  {:<14} {seconds:6.1} s  {what}", level.name()),
@@ -67,12 +76,18 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
     for (name, why) in NOT_HERE {
         println!("not run {name:<14} {why}");
     }
-    Ok(if outcomes.iter().all(|outcome| outcome.result.is_ok()) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Levels that exist and are not part of this command.
-const NOT_HERE: &[(&str, &str)] =
-    &[("cluster", "a whole cluster with kubelets is no part of this version's tests")];
+const NOT_HERE: &[(&str, &str)] = &[(
+    "cluster",
+    "a whole cluster with kubelets is no part of this version's tests",
+)];
 
 fn plain(filter: Option<&str>) -> Result<String> {
     let mut command = cargo(&["test", "--workspace", "--locked"]);
@@ -83,7 +98,12 @@ fn plain(filter: Option<&str>) -> Result<String> {
     Ok("unit, property, case and edge tests".to_owned())
 }
 
-fn with_kernel(provider: &mut Option<Provider>, kernel: Option<Name>, level: Level, filter: Option<&str>) -> Result<String> {
+fn with_kernel(
+    provider: &mut Option<Provider>,
+    kernel: Option<Name>,
+    level: Level,
+    filter: Option<&str>,
+) -> Result<String> {
     let provider = match provider {
         Some(provider) => provider,
         None => provider.insert(Provider::for_tests(kernel, &cache())?),
@@ -101,7 +121,10 @@ fn with_kernel(provider: &mut Option<Provider>, kernel: Option<Name>, level: Lev
 /// The control plane, as the variable that the tests find it by.
 fn control_plane() -> Result<(String, String)> {
     let program = testbed::control_plane::build(&root())?;
-    Ok((testbed::control_plane::PROGRAM.to_owned(), program.to_string_lossy().into_owned()))
+    Ok((
+        testbed::control_plane::PROGRAM.to_owned(),
+        program.to_string_lossy().into_owned(),
+    ))
 }
 
 /// Runs a test program on a kernel.
@@ -116,7 +139,10 @@ fn on(
     command.extend(filter.map(str::to_owned));
     let mut job = Job::new(command, root().join("tests"));
     job.environment = environment;
-    job.environment.push((testbed::daemon::BINARY.to_owned(), binary.to_string_lossy().into_owned()));
+    job.environment.push((
+        testbed::daemon::BINARY.to_owned(),
+        binary.to_string_lossy().into_owned(),
+    ));
     job.environment.push(("RUST_BACKTRACE".to_owned(), "1".to_owned()));
     job.memory = 6144;
     job.limit = Duration::from_secs(1500);

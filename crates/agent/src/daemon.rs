@@ -30,17 +30,19 @@ pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     let settings = Settings::new(args)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = "ipvs", "starting");
     if settings.dry_run {
-        let kernel = open_to_read()
-            .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
-            .ok();
-        serve(settings, DryRun::over(kernel))
+        serve(settings, |_| {
+            let kernel = open_to_read()
+                .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
+                .ok();
+            Ok(DryRun::over(kernel))
+        })
     } else {
-        let kernel = open_to_write(&settings)?;
-        serve(settings, kernel)
+        serve(settings, open_to_write)
     }
 }
 
-fn serve<K: Kernel + Send + 'static>(settings: Settings, kernel: K) -> Result<()> {
+/// Sources first, the kernel after: bad input must leave the node as it was.
+fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Settings) -> Result<K>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -49,6 +51,7 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, kernel: K) -> Result<()
         let (events, waiting) = mpsc::channel(CHANNEL);
         let node_name = settings.model.node_name.to_string();
         let (sink, source) = start_source(&settings.source, node_name, events.clone()).await?;
+        let kernel = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
 
         let plane = DataPlane::new(kernel, settings.vip_addresses);
@@ -87,8 +90,8 @@ async fn start_source(
 ) -> Result<(EventSink, SourceTask)> {
     match source {
         Source::Directory(directory) => {
-            // A directory that is not there is an error at once, not a wait.
-            std::fs::read_dir(directory).with_context(|| format!("manifests {}", directory.display()))?;
+            // What is wrong at the start is an error at once; later it is a warning, and the last good state stays.
+            api_watch::read_directory(directory)?;
             info!(directory = %directory.display(), "following manifests");
             Ok((
                 EventSink::null(),

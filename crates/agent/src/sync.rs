@@ -214,7 +214,9 @@ impl<K: Kernel> Sync<K> {
     }
 
     fn tell_addresses(&self, report: &Report) {
-        debug!(ops = report.total(), "addresses added to kube-ipvs0");
+        if !report.is_empty() {
+            debug!(ops = report.total(), "addresses added to kube-ipvs0");
+        }
         self.tell_refused(report);
     }
 

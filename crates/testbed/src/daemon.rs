@@ -44,10 +44,19 @@ impl Daemon {
     pub fn start_by(netns: &Netns, by: &[&str], arguments: &[&str]) -> Result<Self> {
         let binary = binary();
         let program = binary.to_string_lossy();
-        let words: Vec<&str> = by.iter().copied().chain([&*program]).chain(arguments.iter().copied()).collect();
+        let words: Vec<&str> = by
+            .iter()
+            .copied()
+            .chain([&*program])
+            .chain(arguments.iter().copied())
+            .collect();
         let (first, rest) = words.split_first().context("no program")?;
         let mut command = Command::new(first);
-        command.args(rest).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(rest)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = netns.spawn(command)?;
         let said = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
         let stderr = child.stderr.take().context("no pipe")?;
@@ -84,7 +93,10 @@ impl Daemon {
                 return Ok(line.clone());
             }
             if ended.is_some() || Instant::now() >= deadline {
-                bail!("kube-ipvs did not say {text:?}; ended: {ended:?}; it said:\n{}", lines.join("\n"));
+                bail!(
+                    "kube-ipvs did not say {text:?}; ended: {ended:?}; it said:\n{}",
+                    lines.join("\n")
+                );
             }
             drop(self.said.1.wait_timeout(lines, Duration::from_millis(200)));
         }
@@ -103,7 +115,10 @@ impl Daemon {
     /// # Errors
     /// It cannot be told, or does not end within ten seconds.
     pub fn terminate(mut self) -> Result<(ExitStatus, Vec<String>)> {
-        let id = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw).context("process id")?;
+        let id = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+            .context("process id")?;
         rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -111,7 +126,10 @@ impl Daemon {
                 return Ok((status, self.said()));
             }
             if Instant::now() >= deadline {
-                bail!("kube-ipvs did not end after SIGTERM; it said:\n{}", self.said().join("\n"));
+                bail!(
+                    "kube-ipvs did not end after SIGTERM; it said:\n{}",
+                    self.said().join("\n")
+                );
             }
             thread::sleep(Duration::from_millis(20));
         }

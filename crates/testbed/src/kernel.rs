@@ -76,7 +76,13 @@ pub struct Job {
 impl Job {
     /// A job with 3 GiB and half an hour.
     pub fn new(command: Vec<String>, directory: PathBuf) -> Self {
-        Self { command, directory, environment: Vec::new(), memory: 3072, limit: Duration::from_secs(1800) }
+        Self {
+            command,
+            directory,
+            environment: Vec::new(),
+            memory: 3072,
+            limit: Duration::from_secs(1800),
+        }
     }
 }
 

@@ -103,7 +103,10 @@ fn this() -> Result<File> {
     File::open("/proc/thread-self/ns/net").context("open this thread's network namespace")
 }
 
-#[allow(unsafe_code, reason = "unshare(2) is unsafe where it splits the descriptors of a thread; the network is no such part")]
+#[allow(
+    unsafe_code,
+    reason = "unshare(2) is unsafe where it splits the descriptors of a thread; the network is no such part"
+)]
 fn unshare_network() -> Result<()> {
     // SAFETY: CLONE_NEWNET alone changes no memory and no descriptor table.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.context("make a network namespace (are we root?)")

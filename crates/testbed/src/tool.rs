@@ -26,7 +26,10 @@ pub fn sh(line: &str) -> Result<String> {
 /// # Errors
 /// As [`run`].
 pub fn output(mut command: Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("start {command:?}"))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("start {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{command:?}: {}: {}", output.status, said.trim());
@@ -39,7 +42,10 @@ pub fn output(mut command: Command) -> Result<String> {
 /// # Errors
 /// It cannot be started, or its status is not zero.
 pub fn show(mut command: Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("start {command:?}"))?;
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("start {command:?}"))?;
     if !status.success() {
         bail!("{command:?}: {status}");
     }
@@ -64,7 +70,11 @@ pub fn feed(words: &[&str], input: &str) -> Result<String> {
     let output = child.wait_with_output()?;
     let written = writer.join();
     if !output.status.success() {
-        bail!("{words:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{words:?}: {}: {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     written.ok().context("the writer panicked")??;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
@@ -74,7 +84,9 @@ pub fn feed(words: &[&str], input: &str) -> Result<String> {
 pub fn exists(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
-        || ["/usr/sbin", "/sbin"].iter().any(|directory| Path::new(directory).join(program).is_file())
+        || ["/usr/sbin", "/sbin"]
+            .iter()
+            .any(|directory| Path::new(directory).join(program).is_file())
 }
 
 /// Installs what is missing of the Debian packages, each named with a program or file that shows it is there.
@@ -82,21 +94,40 @@ pub fn exists(program: &str) -> bool {
 /// # Errors
 /// Something is missing and the machine has no apt-get, or it fails.
 pub fn install(wanted: &[(&str, &str)]) -> Result<()> {
-    let there = |mark: &str| if mark.starts_with('/') { Path::new(mark).exists() } else { exists(mark) };
-    let missing: Vec<_> = wanted.iter().filter(|(_, mark)| !there(mark)).map(|(package, _)| *package).collect();
+    let there = |mark: &str| {
+        if mark.starts_with('/') {
+            Path::new(mark).exists()
+        } else {
+            exists(mark)
+        }
+    };
+    let missing: Vec<_> = wanted
+        .iter()
+        .filter(|(_, mark)| !there(mark))
+        .map(|(package, _)| *package)
+        .collect();
     if missing.is_empty() {
         return Ok(());
     }
     if !exists("apt-get") {
-        bail!("these Debian packages are needed and there is no apt-get to install them: {}", missing.join(" "));
+        bail!(
+            "these Debian packages are needed and there is no apt-get to install them: {}",
+            missing.join(" ")
+        );
     }
     eprintln!("installing Debian packages: {}", missing.join(" "));
     let apt = |words: &[&str]| -> Result<()> {
         let mut command = Command::new("apt-get");
-        command.args(words).env("DEBIAN_FRONTEND", "noninteractive").stdout(Stdio::null());
+        command
+            .args(words)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null());
         show(command)
     };
-    let install: Vec<_> = ["install", "-y", "-qq", "--no-install-recommends"].into_iter().chain(missing).collect();
+    let install: Vec<_> = ["install", "-y", "-qq", "--no-install-recommends"]
+        .into_iter()
+        .chain(missing)
+        .collect();
     // Only where the package lists are old or absent does the first try fail.
     if apt(&install).is_err() {
         apt(&["update", "-qq"])?;

@@ -17,7 +17,13 @@ use crate::tool;
 /// Name of the node under test.
 pub const NODE: &str = "node-a";
 /// Addresses of the node's interfaces.
-pub const NODE_ADDRESSES: &[&str] = &["10.244.1.1", "192.0.2.10", "198.18.0.1", "2001:db8::10", "2001:db8:1::1"];
+pub const NODE_ADDRESSES: &[&str] = &[
+    "10.244.1.1",
+    "192.0.2.10",
+    "198.18.0.1",
+    "2001:db8::10",
+    "2001:db8:1::1",
+];
 /// How long a client waits.
 const PATIENCE: Duration = Duration::from_secs(3);
 const TCP_PORTS: &[u16] = &[8080, 5353, 6443, 8443];
@@ -38,10 +44,30 @@ pub struct Pod {
 
 /// All of them.
 pub const PODS: &[Pod] = &[
-    Pod { name: "pod-a1", v4: "10.244.1.11", v6: "fd00:10:244:1::11", local: true },
-    Pod { name: "pod-a2", v4: "10.244.1.12", v6: "fd00:10:244:1::12", local: true },
-    Pod { name: "pod-b1", v4: "10.244.2.11", v6: "fd00:10:244:2::11", local: false },
-    Pod { name: "pod-b2", v4: "10.244.2.12", v6: "fd00:10:244:2::12", local: false },
+    Pod {
+        name: "pod-a1",
+        v4: "10.244.1.11",
+        v6: "fd00:10:244:1::11",
+        local: true,
+    },
+    Pod {
+        name: "pod-a2",
+        v4: "10.244.1.12",
+        v6: "fd00:10:244:1::12",
+        local: true,
+    },
+    Pod {
+        name: "pod-b1",
+        v4: "10.244.2.11",
+        v6: "fd00:10:244:2::11",
+        local: false,
+    },
+    Pod {
+        name: "pod-b2",
+        v4: "10.244.2.12",
+        v6: "fd00:10:244:2::12",
+        local: false,
+    },
 ];
 
 /// The world. Its servers answer as long as the process lives.
@@ -62,12 +88,27 @@ impl World {
     /// # Errors
     /// Not root, or a tool or kernel feature is missing.
     pub fn new() -> Result<Self> {
-        let world = Self { node: Netns::new()?, client_pod: Netns::new()?, other: Netns::new()?, client: Netns::new()? };
+        let world = Self {
+            node: Netns::new()?,
+            client_pod: Netns::new()?,
+            other: Netns::new()?,
+            client: Netns::new()?,
+        };
         let node = &world.node;
         node.sh("sysctl -qw net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0")?;
         let links = [
-            (&world.other, "to-other", "192.0.2.10/24 2001:db8::10/64", "192.0.2.20/24 2001:db8::20/64"),
-            (&world.client, "to-client", "198.18.0.1/24 2001:db8:1::1/64", "198.18.0.2/24 2001:db8:1::2/64"),
+            (
+                &world.other,
+                "to-other",
+                "192.0.2.10/24 2001:db8::10/64",
+                "192.0.2.20/24 2001:db8::20/64",
+            ),
+            (
+                &world.client,
+                "to-client",
+                "198.18.0.1/24 2001:db8:1::1/64",
+                "198.18.0.2/24 2001:db8:1::2/64",
+            ),
         ];
         for (far, name, near_addresses, far_addresses) in links {
             link(node, far, name)?;
@@ -140,7 +181,8 @@ fn serve(netns: &Netns, pod: &Pod) -> Result<()> {
         for address in [pod.v4, pod.v6] {
             let address: IpAddr = address.parse()?;
             for port in TCP_PORTS {
-                let listener = TcpListener::bind((address, *port)).with_context(|| format!("listen on {address}:{port}"))?;
+                let listener =
+                    TcpListener::bind((address, *port)).with_context(|| format!("listen on {address}:{port}"))?;
                 let name = pod.name;
                 thread::spawn(move || serve_tcp(&listener, name));
             }
@@ -237,5 +279,8 @@ fn split(text: &str) -> Result<(String, String)> {
 
 /// The kind of an I/O error anywhere in a chain: refused, unreachable or silent.
 pub fn kind_of(error: &anyhow::Error) -> Option<ErrorKind> {
-    error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind)
 }

@@ -28,13 +28,19 @@ pub(super) struct Run {
 impl Run {
     /// Writes the script. `last` ends the guest.
     pub(super) fn new(job: &Job, kernel: &str, last: &str) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("kube-ipvs-guest-").tempdir().context("make a folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("kube-ipvs-guest-")
+            .tempdir()
+            .context("make a folder")?;
         let run = Self { folder };
         let mut text = String::from(
             "#!/bin/sh\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8\n",
         );
         let ours = std::env::vars().filter(|(name, _)| PASSED_ON.iter().any(|prefix| name.starts_with(prefix)));
-        let own = [(IN_GUEST.to_owned(), kernel.to_owned()), ("TMPDIR".to_owned(), "/run/tmp".to_owned())];
+        let own = [
+            (IN_GUEST.to_owned(), kernel.to_owned()),
+            ("TMPDIR".to_owned(), "/run/tmp".to_owned()),
+        ];
         for (name, value) in ours.chain(job.environment.iter().cloned()).chain(own) {
             writeln!(text, "export {name}={}", quoted(&value))?;
         }
@@ -44,13 +50,17 @@ impl Run {
         );
         writeln!(text, "cd {}", quoted(&job.directory.to_string_lossy()))?;
         let words: Vec<_> = job.command.iter().map(|word| quoted(word)).collect();
-        writeln!(text, "{} </dev/null 2>&1\necho $? >{}", words.join(" "), quoted(&run.status_file().to_string_lossy()))?;
+        writeln!(
+            text,
+            "{} </dev/null 2>&1\necho $? >{}",
+            words.join(" "),
+            quoted(&run.status_file().to_string_lossy())
+        )?;
         writeln!(text, "{last}")?;
         fs::write(run.script(), text).context("write the guest's script")?;
         fs::set_permissions(run.script(), fs::Permissions::from_mode(0o755))?;
         Ok(run)
     }
-
 
     pub(super) fn script(&self) -> PathBuf {
         self.folder.path().join("init")
@@ -78,7 +88,8 @@ impl Run {
             let _ = ended.recv_timeout(Duration::from_secs(1));
         }
         result?;
-        let status = fs::read_to_string(self.status_file()).context("the guest ended without leaving its job's status")?;
+        let status =
+            fs::read_to_string(self.status_file()).context("the guest ended without leaving its job's status")?;
         status.trim().parse().with_context(|| format!("status {status:?}"))
     }
 }

@@ -19,8 +19,12 @@ const NOISE: &[&str] = &["Failed to initialize ubd device", "reboot: ", "Core du
 
 /// A given kernel, else a built one.
 pub(super) fn find(cache: &Path) -> Option<PathBuf> {
-    let given = env::var_os(TEST_KERNEL).filter(|path| !path.is_empty()).map(PathBuf::from);
-    given.or_else(|| Some(cache.join(BUILT))).filter(|kernel| kernel.is_file())
+    let given = env::var_os(TEST_KERNEL)
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
+    given
+        .or_else(|| Some(cache.join(BUILT)))
+        .filter(|kernel| kernel.is_file())
 }
 
 pub(super) fn run(kernel: &Path, job: &Job) -> Result<i32> {
@@ -33,7 +37,14 @@ pub(super) fn run(kernel: &Path, job: &Job) -> Result<i32> {
         .arg(format!("init={}", run.script().display()))
         .args(["con=null", "con0=fd:0,fd:1", "quiet"])
         // Its memory is a file here; a disk would make it slow.
-        .env("TMPDIR", if Path::new("/dev/shm").is_dir() { "/dev/shm" } else { "/tmp" });
+        .env(
+            "TMPDIR",
+            if Path::new("/dev/shm").is_dir() {
+                "/dev/shm"
+            } else {
+                "/tmp"
+            },
+        );
     run.finish(carrier, job.limit, NOISE)
 }
 
@@ -56,23 +67,40 @@ pub fn build(cache: &Path) -> Result<PathBuf> {
     let folder = tempfile::Builder::new().prefix("build-").tempdir_in(cache)?;
     let archive = source(folder.path())?;
     eprintln!("unpacking {}", archive.display());
-    tool::run(&["tar", "-C", &folder.path().to_string_lossy(), "--strip-components=1", "-xf", &archive.to_string_lossy()])?;
+    tool::run(&[
+        "tar",
+        "-C",
+        &folder.path().to_string_lossy(),
+        "--strip-components=1",
+        "-xf",
+        &archive.to_string_lossy(),
+    ])?;
     let tree = folder.path();
     fs::write(tree.join("arch/um/configs/kube_ipvs_defconfig"), CONFIG)?;
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let log = cache.join("build.log");
-    eprintln!("building a User-Mode-Linux kernel on {processors} processors, some minutes; log in {}", log.display());
+    eprintln!(
+        "building a User-Mode-Linux kernel on {processors} processors, some minutes; log in {}",
+        log.display()
+    );
     let make = |target: &str| -> Result<()> {
         let out = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let mut command = Command::new("make");
-        command.current_dir(tree).args(["ARCH=um", &format!("-j{processors}"), target]);
+        command
+            .current_dir(tree)
+            .args(["ARCH=um", &format!("-j{processors}"), target]);
         command.stdout(out.try_clone()?).stderr(out);
         tool::show(command).with_context(|| format!("see {}", log.display()))
     };
     make("kube_ipvs_defconfig")?;
     make("linux")?;
     let kernel = cache.join(BUILT);
-    tool::run(&["strip", "-o", &kernel.to_string_lossy(), &tree.join("linux").to_string_lossy()])?;
+    tool::run(&[
+        "strip",
+        "-o",
+        &kernel.to_string_lossy(),
+        &tree.join("linux").to_string_lossy(),
+    ])?;
     Ok(kernel)
 }
 
@@ -118,21 +146,31 @@ fn source(folder: &Path) -> Result<PathBuf> {
         .args(["search", "--names-only", r"^linux-source-[0-9.]+$"]);
     let found = tool::output(cache)?;
     let version = |name: &str| -> Vec<u32> {
-        name.trim_start_matches("linux-source-").split('.').filter_map(|part| part.parse().ok()).collect()
+        name.trim_start_matches("linux-source-")
+            .split('.')
+            .filter_map(|part| part.parse().ok())
+            .collect()
     };
     let newest = found
         .lines()
         .filter_map(|line| line.split_whitespace().next())
         .filter(|name| version(name) >= vec![6, 13])
         .max_by_key(|name| version(name));
-    let Some(newest) = newest else { bail!("{mirror} has no linux-source of 6.13 or newer") };
+    let Some(newest) = newest else {
+        bail!("{mirror} has no linux-source of 6.13 or newer")
+    };
     eprintln!("fetching {newest}");
     apt(&["download", newest])?;
     let package = fs::read_dir(folder)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|end| end == "deb"))
         .context("apt-get downloaded nothing")?;
-    tool::run(&["dpkg-deb", "-x", &package.to_string_lossy(), &folder.join("package").to_string_lossy()])?;
+    tool::run(&[
+        "dpkg-deb",
+        "-x",
+        &package.to_string_lossy(),
+        &folder.join("package").to_string_lossy(),
+    ])?;
     fs::remove_file(package)?;
     fs::read_dir(folder.join("package/usr/src"))?
         .filter_map(|entry| Some(entry.ok()?.path()))
@@ -143,6 +181,8 @@ fn source(folder: &Path) -> Result<PathBuf> {
 /// The mirror that this machine's own lists name.
 fn mirror() -> Result<String> {
     let uris = tool::sh("apt-get indextargets --format $(REPO_URI)")?;
-    let main = uris.lines().find(|uri| !uri.contains("security") && uri.trim_end_matches('/').ends_with("/debian"));
+    let main = uris
+        .lines()
+        .find(|uri| !uri.contains("security") && uri.trim_end_matches('/').ends_with("/debian"));
     Ok(main.unwrap_or("http://deb.debian.org/debian/").to_owned())
 }
