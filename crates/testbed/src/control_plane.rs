@@ -1,12 +1,355 @@
-//! A real control plane.
-use anyhow::{Result, bail};
+//! A real control plane: etcd, kube-apiserver and the EndpointSlice controller, upstream's own, built from their Go
+//! modules (`tests/control-plane`) and started in a namespace.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-/// Environment variable with the path of the program.
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::netns::Netns;
+use crate::tool;
+
+/// Environment variable with the path of the program that [`build`] made.
 pub const PROGRAM: &str = "KUBE_IPVS_CONTROL_PLANE";
-/// Builds it.
+/// Of cluster IPs, both families.
+pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";
+const TOKEN: &str = "testbed-admin";
+const READY: Duration = Duration::from_secs(240);
+const PROXY: u16 = 8001;
+/// Oldest Go that the modules build with.
+const GO: (u32, u32) = (1, 24);
+
+/// Builds the program into `target/control-plane` of the workspace: some five minutes the first time, then seconds.
 ///
 /// # Errors
-/// Always.
-pub fn build(_: &Path) -> Result<PathBuf> {
-    bail!("not yet")
+/// There is no Go that is new enough and none can be installed; or the build fails.
+pub fn build(workspace: &Path) -> Result<PathBuf> {
+    tool::install(&[("openssl", "openssl")])?;
+    if go_version().is_none() {
+        tool::install(&[
+            ("golang-go", "go"),
+            ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
+        ])?;
+    }
+    let version = go_version().context("go does not tell its version")?;
+    // Since 1.21 Go fetches the toolchain that a module asks for.
+    ensure!(
+        version >= (1, 21),
+        "Go {}.{} is here, {}.{} or newer is needed",
+        version.0,
+        version.1,
+        GO.0,
+        GO.1
+    );
+    let folder = workspace.join("target/control-plane");
+    fs::create_dir_all(&folder)?;
+    let program = folder.join("control-plane");
+    eprintln!("building the control plane with Go: about five minutes the first time, seconds after that");
+    let mut child = Command::new("go")
+        .current_dir(workspace.join("tests/control-plane"))
+        .env("CGO_ENABLED", "0")
+        .args(["build", "-v", "-trimpath", "-ldflags", "-s -w", "-o"])
+        .arg(&program)
+        .arg(".")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start go")?;
+    // One line a package; what is no package is an error.
+    let mut packages = 0_u32;
+    for line in BufReader::new(child.stderr.take().context("no pipe")?)
+        .lines()
+        .map_while(Result::ok)
+    {
+        if line.contains(' ') {
+            eprintln!("{line}");
+        } else {
+            packages += 1;
+            if packages.is_multiple_of(200) {
+                eprintln!("  {packages} packages compiled");
+            }
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "go build: {status}");
+    Ok(program)
+}
+
+fn go_version() -> Option<(u32, u32)> {
+    let text = tool::sh("go env GOVERSION").ok()?;
+    let mut parts = text.trim().strip_prefix("go")?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// The program that the environment names.
+///
+/// # Errors
+/// It names none.
+pub fn program() -> Result<PathBuf> {
+    std::env::var_os(PROGRAM)
+        .map(PathBuf::from)
+        .with_context(|| format!("{PROGRAM} names no program; see CONTRIBUTING.md"))
+}
+
+/// A running control plane. Its processes are killed when this is dropped.
+pub struct ControlPlane {
+    children: Vec<Child>,
+    netns: Netns,
+    program: PathBuf,
+    /// A kubeconfig with every right.
+    pub kubeconfig: PathBuf,
+}
+
+impl ControlPlane {
+    /// Starts one at an address of the namespace (no loopback), with its files in a folder; ready when this returns.
+    /// A folder `etcd` in it with data is taken over.
+    ///
+    /// # Errors
+    /// A process cannot be started or is not ready within four minutes: with the end of its log.
+    pub fn start(program: &Path, netns: &Netns, address: &str, folder: &Path) -> Result<Self> {
+        let at = |name: &str| folder.join(name).to_string_lossy().into_owned();
+        fs::write(folder.join("tokens"), format!("{TOKEN},admin,1,system:masters\n"))?;
+        tool::run(&["openssl", "genrsa", "-out", &at("key"), "2048"])?;
+        let mut plane = Self {
+            children: Vec::new(),
+            netns: netns.clone(),
+            program: program.to_owned(),
+            kubeconfig: folder.join("kubeconfig"),
+        };
+        plane.child(
+            folder,
+            &[
+                "etcd",
+                "--data-dir",
+                &at("etcd"),
+                "--unsafe-no-fsync",
+                "--log-level=error",
+                "--quota-backend-bytes=4294967296",
+                "--listen-client-urls=http://127.0.0.1:2379",
+                "--advertise-client-urls=http://127.0.0.1:2379",
+                "--listen-peer-urls=http://127.0.0.1:2380",
+                "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+                "--initial-cluster=default=http://127.0.0.1:2380",
+            ],
+        )?;
+        plane.child(
+            folder,
+            &[
+                "kube-apiserver",
+                "--etcd-servers=http://127.0.0.1:2379",
+                "--secure-port=6443",
+                &format!("--advertise-address={address}"),
+                &format!("--cert-dir={}", at("certificates")),
+                &format!("--token-auth-file={}", at("tokens")),
+                "--authorization-mode=AlwaysAllow",
+                "--disable-admission-plugins=ServiceAccount",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                &format!("--service-account-key-file={}", at("key")),
+                &format!("--service-account-signing-key-file={}", at("key")),
+                &format!("--service-cluster-ip-range={SERVICE_RANGES}"),
+                "--max-requests-inflight=2000",
+                "--max-mutating-requests-inflight=1000",
+            ],
+        )?;
+        let authority = folder.join("certificates/apiserver.crt");
+        plane.wait("its certificate", folder, || authority.exists())?;
+        fs::write(
+            &plane.kubeconfig,
+            json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "testbed",
+                "clusters": [{"name": "testbed", "cluster": {
+                    "server": format!("https://{address}:6443"), "certificate-authority": authority,
+                }}],
+                "users": [{"name": "admin", "user": {"token": TOKEN}}],
+                "contexts": [{"name": "testbed", "context": {"cluster": "testbed", "user": "admin"}}],
+            })
+            .to_string(),
+        )?;
+        let kubeconfig = plane.kubeconfig.to_string_lossy().into_owned();
+        plane.child(
+            folder,
+            &[
+                "kubectl",
+                "--kubeconfig",
+                &kubeconfig,
+                "proxy",
+                &format!("--port={PROXY}"),
+            ],
+        )?;
+        let netns = plane.netns.clone();
+        plane.wait("the API server", folder, || {
+            matches!(request_in(&netns, "GET", "/readyz", None), Ok((200, _)))
+        })?;
+        plane.child(
+            folder,
+            &[
+                "kube-controller-manager",
+                "--kubeconfig",
+                &kubeconfig,
+                "--controllers=endpointslice-controller",
+                "--leader-elect=false",
+                "--concurrent-service-endpoint-syncs=10",
+                "--kube-api-qps=500",
+                "--kube-api-burst=1000",
+            ],
+        )?;
+        Ok(plane)
+    }
+
+    fn child(&mut self, folder: &Path, words: &[&str]) -> Result<()> {
+        let name = words.first().copied().unwrap_or_default();
+        let log = fs::File::create(folder.join(format!("{name}.log")))?;
+        let mut command = Command::new(&self.program);
+        command
+            .args(words)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.children.push(self.netns.spawn(command)?);
+        Ok(())
+    }
+
+    fn wait(&mut self, what: &str, folder: &Path, ready: impl Fn() -> bool) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        while !ready() {
+            for child in &mut self.children {
+                if let Some(status) = child.try_wait()? {
+                    bail!(
+                        "a process of the control plane ended ({status}) before {what} was ready:\n{}",
+                        logs(folder)
+                    );
+                }
+            }
+            ensure!(Instant::now() < deadline, "{what} is not ready:\n{}", logs(folder));
+            thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
+    /// Runs kubectl and returns what it prints.
+    ///
+    /// # Errors
+    /// As [`tool::run`].
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("kubectl")
+            .arg("--kubeconfig")
+            .arg(&self.kubeconfig)
+            .args(arguments);
+        self.netns.run(|| tool::output(command))
+    }
+
+    /// Sends a request through `kubectl proxy` and returns status and body.
+    ///
+    /// # Errors
+    /// Where there is no answer; a status that is an error is none.
+    pub fn request(&self, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
+        request_in(&self.netns, method, path, body)
+    }
+
+    /// Creates an object.
+    ///
+    /// # Errors
+    /// The API server refuses it: with its answer.
+    pub fn create(&self, collection: &str, object: &Value) -> Result<()> {
+        let (status, body) = self.request("POST", collection, Some(object))?;
+        ensure!((200..300).contains(&status), "create in {collection}: {status}: {body}");
+        Ok(())
+    }
+
+    /// Creates a Pod that runs and is ready at these addresses, as a kubelet would tell.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn create_running_pod(&self, namespace: &str, name: &str, node: &str, app: &str, ips: &[&str]) -> Result<()> {
+        let collection = format!("/api/v1/namespaces/{namespace}/pods");
+        self.create(
+            &collection,
+            &json!({
+                "metadata": {"name": name, "labels": {"app": app}},
+                "spec": {"nodeName": node, "containers": [{"name": "c", "image": "none"}]},
+            }),
+        )?;
+        let ips: Vec<_> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        let status = json!({"status": {
+            "phase": "Running",
+            "podIP": ips.first().and_then(|ip| ip.get("ip")),
+            "podIPs": ips,
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}],
+        }});
+        let (code, body) = self.request("PATCH", &format!("{collection}/{name}/status"), Some(&status))?;
+        ensure!(code == 200, "status of pod {name}: {code}: {body}");
+        Ok(())
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().rev() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// The ends of all logs.
+fn logs(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|end| end == "log") {
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let end = lines
+                .get(lines.len().saturating_sub(15)..)
+                .unwrap_or_default()
+                .join("\n");
+            text.push_str(&format!("-- {}\n{end}\n", path.display()));
+        }
+    }
+    text
+}
+
+fn request_in(netns: &Netns, method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
+    netns.run(|| request(method, path, body))
+}
+
+/// Sends a request from this thread's namespace, in which `kubectl proxy` must run.
+///
+/// # Errors
+/// Where there is no answer.
+pub fn request(method: &str, path: &str, body: Option<&Value>) -> Result<(u16, String)> {
+    let mut stream =
+        TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], PROXY))).context("connect to kubectl proxy")?;
+    let body = body.map(Value::to_string).unwrap_or_default();
+    let kind = if method == "PATCH" {
+        "application/merge-patch+json"
+    } else {
+        "application/json"
+    };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("an answer without an end of its head")?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .context("an answer without a status")?;
+    Ok((status, body.to_owned()))
 }
