@@ -145,6 +145,7 @@ impl ControlPlane {
                 "--etcd-servers=http://127.0.0.1:2379",
                 "--secure-port=6443",
                 &format!("--advertise-address={address}"),
+                &format!("--bind-address={address}"),
                 &format!("--cert-dir={}", at("certificates")),
                 &format!("--token-auth-file={}", at("tokens")),
                 "--authorization-mode=AlwaysAllow",
