@@ -6,12 +6,12 @@ use serde_json::Value;
 use testbed::netns::Netns;
 
 /// The lines of `ipvsadm -Sn`, sorted.
-pub fn ipvsadm(netns: &Netns) -> BTreeSet<String> {
+pub(crate) fn ipvsadm(netns: &Netns) -> BTreeSet<String> {
     lines(&netns.sh("ipvsadm -Sn").unwrap())
 }
 
 /// Non-empty lines, sorted, each without blanks at its ends.
-pub fn lines(text: &str) -> BTreeSet<String> {
+pub(crate) fn lines(text: &str) -> BTreeSet<String> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty())
@@ -20,7 +20,7 @@ pub fn lines(text: &str) -> BTreeSet<String> {
 }
 
 /// Destinations of the local routes with kube-ipvs's protocol number, by `ip -j route`.
-pub fn routes(netns: &Netns) -> BTreeSet<String> {
+pub(crate) fn routes(netns: &Netns) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for family in ["-4", "-6"] {
         let text = netns
@@ -37,7 +37,7 @@ pub fn routes(netns: &Netns) -> BTreeSet<String> {
 }
 
 /// Addresses of `kube-ipvs0` with their prefix lengths, by `ip -j addr`; without the link-local one of its own.
-pub fn addresses(netns: &Netns) -> BTreeSet<String> {
+pub(crate) fn addresses(netns: &Netns) -> BTreeSet<String> {
     let text = netns.sh("ip -j addr show dev kube-ipvs0").unwrap();
     array(&text)
         .iter()

@@ -8,7 +8,7 @@ use testbed::tool;
 use crate::cargo::cargo;
 
 pub(crate) fn run() -> Result<ExitCode> {
-    let steps: [(&str, &[&str]); 4] = [
+    let steps: [(&str, &[&str]); 5] = [
         ("format", &["fmt", "--all", "--check"]),
         (
             "lints",

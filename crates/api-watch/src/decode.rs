@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use service_model::{
-    Change, Endpoint, EndpointPort, EndpointSlice, Event, Family, InvalidField, IpMode, Kind, LoadBalancerIngress,
-    Node, ObjectName, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    Change, Endpoint, EndpointPort, EndpointSlice, Event, ExternalIp, Family, InvalidField, IpMode, Kind,
+    LoadBalancerIngress, Node, ObjectName, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
 };
 
 /// An object, ready for the model.
@@ -282,8 +282,8 @@ fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         }
     };
     service.cluster_ips = cluster_ips(&spec, invalid);
-    for (number, port) in spec.ports.iter().flatten().enumerate() {
-        let field = format!("spec.ports[{number}]");
+    for (position, port) in spec.ports.iter().flatten().enumerate() {
+        let field = format!("spec.ports[{position}]");
         let node_port = number_in(invalid, &format!("{field}.nodePort"), port.node_port, 0);
         if let (Some(protocol), Some(number), Some(node_port)) = (
             protocol(invalid, &field, port),
@@ -292,6 +292,7 @@ fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         ) {
             let name = text(&port.name).unwrap_or_default().into();
             service.ports.push(ServicePort {
+                position,
                 name,
                 protocol,
                 port: number,
@@ -304,7 +305,10 @@ fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         .iter()
         .flatten()
         .enumerate()
-        .filter_map(|(number, ip)| address(invalid, &format!("spec.externalIPs[{number}]"), &ip.0))
+        .filter_map(|(position, ip)| {
+            let ip = address(invalid, &format!("spec.externalIPs[{position}]"), &ip.0)?;
+            Some(ExternalIp { position, ip })
+        })
         .collect();
     service.source_ranges = source_ranges(&spec, invalid);
     if text(&spec.session_affinity) == Some("ClientIP") {
@@ -337,8 +341,8 @@ fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         .status
         .and_then(|status| status.load_balancer)
         .and_then(|status| status.ingress);
-    for (number, ingress) in ingress.iter().flatten().enumerate() {
-        let field = format!("status.loadBalancer.ingress[{number}]");
+    for (position, ingress) in ingress.iter().flatten().enumerate() {
+        let field = format!("status.loadBalancer.ingress[{position}]");
         let mode = match text(&ingress.ip_mode).unwrap_or("VIP") {
             "VIP" => Some(IpMode::Vip),
             "Proxy" => Some(IpMode::Proxy),
@@ -351,7 +355,9 @@ fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         let given = text(&ingress.ip).filter(|ip| !ip.is_empty());
         let ip = given.and_then(|ip| address(invalid, &format!("{field}.ip"), ip));
         if let (Some(ip), Some(mode)) = (ip, mode) {
-            service.load_balancer_ingress.push(LoadBalancerIngress { ip, mode });
+            service
+                .load_balancer_ingress
+                .push(LoadBalancerIngress { position, ip, mode });
         }
     }
     service

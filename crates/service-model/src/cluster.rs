@@ -180,7 +180,7 @@ impl Cluster {
     fn index(&mut self, name: &ObjectName, service: Option<&Service>, add: bool) {
         let Some(service) = service else { return };
         let ingress = service.load_balancer_ingress.iter().map(|ingress| ingress.ip);
-        for ip in ingress.chain(service.external_ips.iter().copied()) {
+        for ip in ingress.chain(service.external_ips.iter().map(|external| external.ip)) {
             let users = self.external.entry(ip).or_default();
             if add {
                 users.insert(name.clone());

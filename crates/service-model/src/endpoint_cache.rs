@@ -7,6 +7,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::event::Kind;
+use crate::face::unusable;
 use crate::frontend::Rejection;
 use crate::name::ObjectName;
 use crate::object::{Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, Protocol};
@@ -143,25 +144,17 @@ fn fold_endpoint(endpoint: &Endpoint, node: &str, zones: &mut ZoneSets) -> Folde
     }
 }
 
-/// Why an address cannot be an endpoint's (the API's own validation of EndpointSlice says the same).
+/// Why an address cannot be an endpoint's.
 fn refuse(address: IpAddr, family: Family) -> Option<&'static str> {
     let matches = matches!(
         (address, family),
         (IpAddr::V4(_), Family::V4) | (IpAddr::V6(_), Family::V6)
     );
-    let link_local = match address {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    [
-        (!matches, "is not of the slice's addressType"),
-        (address.is_unspecified(), "is the unspecified address"),
-        (address.is_loopback(), "is a loopback address"),
-        (address.is_multicast(), "is a multicast address"),
-        (link_local, "is a link-local address"),
-    ]
-    .into_iter()
-    .find_map(|(is, why)| is.then_some(why))
+    if matches {
+        unusable(address)
+    } else {
+        Some("is not of the slice's addressType")
+    }
 }
 
 /// The endpoints of one service port and family, sorted by address; of one that several slices name, a copy that does

@@ -66,8 +66,10 @@ impl Nodes {
 pub(crate) struct Face {
     pub(crate) key: FrontendKey,
     pub(crate) kind: AddressKind,
-    /// Number of the port in `spec.ports`.
+    /// Number of the port in [`Service::ports`].
     pub(crate) port: usize,
+    /// Its number in the object's list.
+    pub(crate) position: usize,
     /// The field it comes from.
     pub(crate) field: String,
 }
@@ -135,40 +137,34 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<F
                     key,
                     kind: AddressKind::NodePort,
                     port: number,
-                    field: format!("spec.ports[{number}].nodePort"),
+                    position: port.position,
+                    field: format!("spec.ports[{}].nodePort", port.position),
                 });
             }
         }
     }
     if service.service_type == ServiceType::LoadBalancer {
-        for (number, ingress) in service.load_balancer_ingress.iter().enumerate() {
-            let field = format!("status.loadBalancer.ingress[{number}].ip");
+        for ingress in &service.load_balancer_ingress {
+            let field = format!("status.loadBalancer.ingress[{}].ip", ingress.position);
             if ingress.mode == IpMode::Vip && families.contains(&family_of(ingress.ip)) {
                 list.add_external(service, ingress.ip, AddressKind::LoadBalancer, field, nodes);
             }
         }
     }
     if config.allow_external_ips {
-        for (number, ip) in service
-            .external_ips
-            .iter()
-            .enumerate()
-            .filter(|(_, ip)| families.contains(&family_of(**ip)))
-        {
-            list.add_external(
-                service,
-                *ip,
-                AddressKind::ExternalIp,
-                format!("spec.externalIPs[{number}]"),
-                nodes,
-            );
+        for external in &service.external_ips {
+            if families.contains(&family_of(external.ip)) {
+                let field = format!("spec.externalIPs[{}]", external.position);
+                list.add_external(service, external.ip, AddressKind::ExternalIp, field, nodes);
+            }
         }
     }
     (list.faces, list.refused)
 }
 
-/// Addresses at which no service can answer (API validation of externalIPs says the same).
-fn unusable(address: IpAddr) -> Option<&'static str> {
+/// Addresses at which no service can answer and no endpoint can be (the API's own validation of `externalIPs` and of
+/// EndpointSlices says the same).
+pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
     let link_local = match address {
         IpAddr::V4(ip) => ip.is_link_local(),
         IpAddr::V6(ip) => ip.is_unicast_link_local(),
@@ -213,6 +209,7 @@ impl List {
                 key,
                 kind,
                 port: number,
+                position: port.position,
                 field: field.into(),
             });
         }
@@ -227,7 +224,7 @@ impl List {
             .iter()
             .find(|first| first.key == face.key && first.port != face.port)
         {
-            let (field, port) = (format!("spec.ports[{}]", face.port), first.port);
+            let (field, port) = (format!("spec.ports[{}]", face.position), first.position);
             let reason = format!("{} is taken by spec.ports[{port}] of this service", face.key);
             self.refuse(field, reason);
         }

@@ -23,7 +23,7 @@ pub use event::{Change, Event, Kind};
 pub use frontend::{AddressKind, Frontend, FrontendKey, HealthCheck, Program, Refusal, Rejection, Target};
 pub use name::ObjectName;
 pub use object::{
-    Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, IpMode, LoadBalancerIngress, Node, Protocol, Service,
-    ServicePort, ServiceType, TrafficPolicy,
+    Endpoint, EndpointPort, EndpointSlice, ExternalIp, Family, InvalidField, IpMode, LoadBalancerIngress, Node,
+    Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
 };
 pub use scheduler::{Scheduler, UnknownScheduler};

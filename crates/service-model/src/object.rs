@@ -94,7 +94,7 @@ pub struct Service {
     /// `spec.ports`.
     pub ports: SmallVec<[ServicePort; 1]>,
     /// `spec.externalIPs`.
-    pub external_ips: Vec<IpAddr>,
+    pub external_ips: Vec<ExternalIp>,
     /// `status.loadBalancer.ingress[]` that carry an IP.
     pub load_balancer_ingress: Vec<LoadBalancerIngress>,
     /// `spec.loadBalancerSourceRanges`, host bits cleared.
@@ -138,6 +138,8 @@ impl Service {
 /// An element of `spec.ports`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
+    /// Its number in the object's list, from 0.
+    pub position: usize,
     /// `name`; empty for a single unnamed port.
     pub name: Box<str>,
     /// `protocol`.
@@ -148,9 +150,20 @@ pub struct ServicePort {
     pub node_port: u16,
 }
 
+/// An element of `spec.externalIPs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExternalIp {
+    /// Its number in the object's list, from 0.
+    pub position: usize,
+    /// The address.
+    pub ip: IpAddr,
+}
+
 /// An element of `status.loadBalancer.ingress` with an IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoadBalancerIngress {
+    /// Its number in the object's list, from 0.
+    pub position: usize,
     /// `ip`.
     pub ip: IpAddr,
     /// `ipMode`.

@@ -48,13 +48,19 @@ fn every_field_of_a_service() {
         panic!()
     };
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let port = |name: &str, protocol, port, node_port| ServicePort {
+    let port = |position, name: &str, protocol, port, node_port| ServicePort {
+        position,
         name: name.into(),
         protocol,
         port,
         node_port,
     };
-    let ingress = |text: &str, mode| LoadBalancerIngress { ip: ip(text), mode };
+    let ingress = |position, text: &str, mode| LoadBalancerIngress {
+        position,
+        ip: ip(text),
+        mode,
+    };
+    let external = |position, text: &str| ExternalIp { position, ip: ip(text) };
     assert_eq!(
         service,
         Service {
@@ -64,15 +70,19 @@ fn every_field_of_a_service() {
             service_type: ServiceType::LoadBalancer,
             cluster_ips: [ip("10.0.0.1"), ip("fd00::1")].into_iter().collect(),
             ports: [
-                port("http", Protocol::Tcp, 80, 30080),
-                port("dns", Protocol::Udp, 53, 0)
+                port(0, "http", Protocol::Tcp, 80, 30080),
+                port(1, "dns", Protocol::Udp, 53, 0)
             ]
             .into_iter()
             .collect(),
-            external_ips: vec![ip("192.0.2.1"), ip("192.0.2.2"), ip("10.1.2.3")],
+            external_ips: vec![
+                external(0, "192.0.2.1"),
+                external(1, "192.0.2.2"),
+                external(2, "10.1.2.3")
+            ],
             load_balancer_ingress: vec![
-                ingress("198.51.100.1", IpMode::Vip),
-                ingress("198.51.100.2", IpMode::Proxy)
+                ingress(0, "198.51.100.1", IpMode::Vip),
+                ingress(1, "198.51.100.2", IpMode::Proxy)
             ],
             source_ranges: vec!["192.0.2.0/24".parse().unwrap(), "fd00::/8".parse().unwrap()],
             affinity: Some(60),

@@ -1,0 +1,63 @@
+//! Manifests in, plan out, as text: each folder of `tests/cases` is a case, and a bug report becomes one.
+//!
+//! A folder holds `manifests/`, optionally `arguments` (more flags of `kube-ipvs plan`, one a line), and what is
+//! expected: `plan` (standard output), `rejected` (standard error; missing = none). `UPDATE=1` writes both anew.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at what it did not expect"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+fn check(case: &Path, update: bool) -> Vec<String> {
+    let arguments = fs::read_to_string(case.join("arguments")).unwrap_or_default();
+    let output = Command::new(env!("CARGO_BIN_EXE_kube-ipvs"))
+        .args(["plan", "--hostname-override", "node-a", "--manifests"])
+        .arg(case.join("manifests"))
+        .args(arguments.lines())
+        .env("RUST_LOG", "error")
+        .output()
+        .unwrap();
+    let mut wrong = Vec::new();
+    for (file, found) in [("plan", &output.stdout), ("rejected", &output.stderr)] {
+        let path = case.join(file);
+        let found = String::from_utf8_lossy(found).into_owned();
+        if update && found.is_empty() {
+            let _ = fs::remove_file(&path);
+        } else if update {
+            fs::write(&path, &found).unwrap();
+        }
+        let expect = fs::read_to_string(&path).unwrap_or_default();
+        if expect != found {
+            wrong.push(format!("{}:\n--- expected\n{expect}--- found\n{found}", path.display()));
+        }
+    }
+    let status = if case.join("rejected").exists() { 2 } else { 0 };
+    if output.status.code() != Some(status) {
+        wrong.push(format!(
+            "{}: status {:?}, want {status}",
+            case.display(),
+            output.status.code()
+        ));
+    }
+    wrong
+}
+
+#[test]
+fn every_case() {
+    let update = std::env::var_os("UPDATE").is_some();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/cases");
+    let mut cases: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    cases.retain(|path| path.is_dir());
+    cases.sort();
+    assert!(!cases.is_empty());
+    let wrong: Vec<_> = cases.iter().flat_map(|case| check(case, update)).collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}

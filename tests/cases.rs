@@ -1,1 +1,0 @@
-//! Cases as data: manifests in, plan out.
