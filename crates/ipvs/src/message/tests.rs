@@ -94,3 +94,64 @@ proptest! {
         let _ = (decode_command(number, &buffer), decode_service(&buffer));
     }
 }
+
+/// Lines of a file of captured messages: text, a tab, and the bytes after the generic netlink header.
+fn captured(file: &str) -> impl Iterator<Item = (&str, u8, Vec<u8>)> {
+    file.lines().filter(|line| !line.starts_with('#')).map(|line| {
+        let (text, hex) = line.split_once('\t').unwrap();
+        let bytes: Vec<u8> = (0..hex.len() / 2)
+            .map(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+            .collect();
+        (text, bytes[0], bytes[4..].to_vec())
+    })
+}
+
+#[test]
+fn what_ipvsadm_sends_is_understood_and_said_again() {
+    let mut count = 0;
+    for (text, number, payload) in captured(include_str!("captured/requests")) {
+        let command = decode_command(number, &payload).unwrap_or_else(|| panic!("{text}"));
+        assert_eq!(command.to_string(), text);
+        let mut buffer = Vec::new();
+        let again = encode(&command, &mut buffer);
+        assert_eq!(
+            (again, decode_command(again, &buffer)),
+            (number, Some(command)),
+            "{text}"
+        );
+        count += 1;
+    }
+    assert_eq!(count, 16);
+}
+
+#[test]
+fn what_the_kernel_says_is_understood() {
+    let (mut servers, mut reals) = (0, 0);
+    for (text, number, payload) in captured(include_str!("captured/replies")) {
+        let place = text.split(" -r ").next().unwrap();
+        let said = if number == IPVS_CMD_NEW_SERVICE {
+            let state = decode_service(&payload).unwrap();
+            servers += 1;
+            Command::NewService(state.server, state.config).to_string()
+        } else {
+            let family = if place.contains('[') || place.contains("-6") {
+                Family::V6
+            } else {
+                Family::V4
+            };
+            let state = decode_destination(&payload, family).unwrap();
+            reals += 1;
+            let (_, rest) = text.split_once(" -r ").unwrap();
+            assert_eq!(state.server.to_string(), rest.split(' ').next().unwrap());
+            let server = VirtualServer::Mark {
+                mark: 1,
+                family: Family::V4,
+            };
+            Command::NewDest(server, state.server, state.config)
+                .to_string()
+                .replace("-a -f 1", place)
+        };
+        assert_eq!(said, text);
+    }
+    assert_eq!((servers, reals), (6, 4));
+}
