@@ -1,8 +1,9 @@
 //! The running kernel behind the seam: IPVS and rtnetlink, in this thread's network namespace.
 
+use std::error::Error as _;
 use std::net::IpAddr;
 
-use ipvs::{Command, Ipvs, RealServerConfig, VipCommand, Vips, VirtualServer};
+use ipvs::{Command, Counters, Ipvs, RealServerConfig, VipCommand, Vips, VirtualServer};
 use rustc_hash::FxHashMap;
 
 use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, Snapshot};
@@ -15,10 +16,27 @@ pub struct LiveKernel {
     vips: Vips,
 }
 
+/// What went over the sockets of a [`LiveKernel`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveCounters {
+    /// IPVS.
+    pub ipvs: Counters,
+    /// rtnetlink.
+    pub route: Counters,
+}
+
 impl LiveKernel {
     /// Over sockets that are open already.
     pub fn new(ipvs: Ipvs, vips: Vips) -> Self {
         Self { ipvs, vips }
+    }
+
+    /// What went over its sockets so far.
+    pub fn counters(&self) -> LiveCounters {
+        LiveCounters {
+            ipvs: self.ipvs.counters(),
+            route: self.vips.counters(),
+        }
     }
 }
 
@@ -127,6 +145,10 @@ fn broken<E: std::error::Error + Send + Sync + 'static>(operation: &'static str)
 fn refused(answer: Result<(), ipvs::Error>) -> Result<(), OpError> {
     answer.map_err(|error| OpError {
         errno: error.errno().unwrap_or_default(),
-        reason: error.to_string().into(),
+        // The op itself is at hand wherever this is read.
+        reason: error
+            .source()
+            .map_or_else(|| error.to_string(), ToString::to_string)
+            .into(),
     })
 }

@@ -253,6 +253,16 @@ pub fn answer(mut stream: TcpStream) -> Result<(String, String)> {
     split(&text)
 }
 
+/// Ends a connection whose answer was read, and waits for the other side's end.
+///
+/// # Errors
+/// It does not come in three seconds.
+pub fn answer_rest(mut stream: TcpStream) -> Result<()> {
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_to_end(&mut Vec::new()).context("read to the end")?;
+    Ok(())
+}
+
 /// Asks by UDP from a new port and returns what [`ask_tcp`] does.
 ///
 /// # Errors
