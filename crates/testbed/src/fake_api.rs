@@ -1,1 +1,441 @@
-//! A fake API server.
+//! A fake API server: lists, pages, streamed lists, watches with history and bookmarks, and faults on demand.
+//!
+//! It knows nothing of Kubernetes but what list and watch need: objects are JSON by collection and name. Selectors are
+//! not applied; the requests are kept, so that a test can look at them.
+
+#![allow(
+    clippy::indexing_slicing,
+    reason = "objects come from tests, and an index into JSON creates the field"
+)]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+/// What goes wrong with a request, once.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// This status, with a Status object.
+    Status(u16),
+    /// This status with `Retry-After` in seconds.
+    RetryAfter(u16, u64),
+    /// No answer at all.
+    Stall,
+    /// A watch whose head comes, and nothing after it.
+    Silence,
+    /// A watch that begins with this line.
+    Line(String),
+    /// A watch that is cut in the middle of a line.
+    Cut,
+    /// A streamed list whose last bookmark never comes.
+    NoBookmark,
+    /// A streamed list that ends with a bookmark without the annotation, as older servers send it.
+    PlainBookmark,
+}
+
+/// The server. It ends when this is dropped.
+pub struct FakeApi {
+    /// Where it listens.
+    pub address: SocketAddr,
+    state: Arc<Mutex<State>>,
+    changes: Arc<watch::Sender<u64>>,
+    server: JoinHandle<()>,
+}
+
+struct State {
+    version: u64,
+    /// History up to this version is forgotten.
+    compacted: u64,
+    collections: BTreeMap<String, Collection>,
+    requests: Vec<String>,
+    posted: Vec<(String, Value)>,
+    /// For the next request that contains the text.
+    faults: VecDeque<(String, Fault)>,
+    streams_lists: bool,
+    /// Running watches of an older number end.
+    generation: u64,
+}
+
+#[derive(Default)]
+struct Collection {
+    objects: BTreeMap<String, Value>,
+    history: Vec<(u64, &'static str, Value)>,
+}
+
+impl FakeApi {
+    /// Starts one on a loopback port, with lists that can be streamed.
+    ///
+    /// # Errors
+    /// There is no port.
+    pub async fn start() -> Result<Self> {
+        Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// Starts one at an address.
+    ///
+    /// # Errors
+    /// The address is taken.
+    pub async fn start_at(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let state = Arc::new(Mutex::new(State {
+            version: 1,
+            compacted: 0,
+            collections: BTreeMap::new(),
+            requests: Vec::new(),
+            posted: Vec::new(),
+            faults: VecDeque::new(),
+            streams_lists: true,
+            generation: 0,
+        }));
+        let changes = Arc::new(watch::Sender::new(1));
+        let server = tokio::spawn(accept(listener, Arc::clone(&state), Arc::clone(&changes)));
+        Ok(Self {
+            address,
+            state,
+            changes,
+            server,
+        })
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Creates or changes an object. `collection` is the path of the list over all namespaces.
+    pub fn put(&self, collection: &str, mut object: Value) {
+        let mut state = self.lock();
+        state.version += 1;
+        let version = state.version;
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        let place = state.collections.entry(collection.to_owned()).or_default();
+        let before = place.objects.insert(key(&object), object.clone());
+        let what = if before.is_some() { "MODIFIED" } else { "ADDED" };
+        place.history.push((version, what, object));
+        drop(state);
+        self.changes.send_replace(version);
+    }
+
+    /// Deletes an object by `namespace/name`; nothing where it is not there.
+    pub fn delete(&self, collection: &str, name: &str) {
+        let mut state = self.lock();
+        state.version += 1;
+        let version = state.version;
+        let Some(place) = state.collections.get_mut(collection) else {
+            return;
+        };
+        let Some(mut object) = place.objects.remove(name) else {
+            return;
+        };
+        object["metadata"]["resourceVersion"] = version.to_string().into();
+        place.history.push((version, "DELETED", object));
+        drop(state);
+        self.changes.send_replace(version);
+    }
+
+    /// Forgets the history: older versions cannot be resumed from.
+    pub fn compact(&self) {
+        let mut state = self.lock();
+        state.version += 1;
+        state.compacted = state.version;
+    }
+
+    /// Ends all running watches in order.
+    pub fn end_watches(&self) {
+        let mut state = self.lock();
+        state.generation += 1;
+        let version = state.version;
+        drop(state);
+        self.changes.send_replace(version);
+    }
+
+    /// Whether lists can be streamed; where not, the parameter is refused with 422.
+    pub fn set_streams_lists(&self, yes: bool) {
+        self.lock().streams_lists = yes;
+    }
+
+    /// Adds a fault for the next request whose path and query contain all these texts, separated by blanks.
+    pub fn fault(&self, request: &str, fault: Fault) {
+        self.lock().faults.push_back((request.to_owned(), fault));
+    }
+
+    /// Faults that no request has met yet.
+    pub fn faults_left(&self) -> usize {
+        self.lock().faults.len()
+    }
+
+    /// Paths and queries of all requests so far.
+    pub fn requests(&self) -> Vec<String> {
+        self.lock().requests.clone()
+    }
+
+    /// What was created by POST: path and object.
+    pub fn posted(&self) -> Vec<(String, Value)> {
+        self.lock().posted.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for FakeApi {
+    fn drop(&mut self) {
+        self.server.abort();
+        // Connections have tasks of their own.
+        self.end_watches();
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key(object: &Value) -> String {
+    let field = |name: &str| object["metadata"][name].as_str().unwrap_or_default().to_owned();
+    match field("namespace").as_str() {
+        "" => field("name"),
+        namespace => format!("{namespace}/{}", field("name")),
+    }
+}
+
+async fn accept(listener: TcpListener, state: Arc<Mutex<State>>, changes: Arc<watch::Sender<u64>>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (state, changes) = (Arc::clone(&state), Arc::clone(&changes));
+        tokio::spawn(async move {
+            let service = service_fn(|request| answer(request, Arc::clone(&state), Arc::clone(&changes)));
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    state: Arc<Mutex<State>>,
+    changes: Arc<watch::Sender<u64>>,
+) -> Result<Response<Body>, Infallible> {
+    let uri = request.uri().to_string();
+    let path = request.uri().path().to_owned();
+    let query = parameters(request.uri().query().unwrap_or_default());
+    if request.method() == Method::POST {
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        lock(&state)
+            .posted
+            .push((path, serde_json::from_slice(&body).unwrap_or_default()));
+        return Ok(whole(StatusCode::CREATED, &json!({})));
+    }
+    let fault = {
+        let mut state = lock(&state);
+        state.requests.push(uri.clone());
+        let at = state
+            .faults
+            .iter()
+            .position(|(texts, _)| texts.split(' ').all(|text| uri.contains(text)));
+        at.and_then(|at| state.faults.remove(at)).map(|(_, fault)| fault)
+    };
+    match &fault {
+        Some(Fault::Status(code)) => return Ok(status(*code)),
+        Some(Fault::RetryAfter(code, seconds)) => {
+            let mut response = status(*code);
+            response
+                .headers_mut()
+                .insert(http::header::RETRY_AFTER, (*seconds).into());
+            return Ok(response);
+        }
+        Some(Fault::Stall) => std::future::pending().await,
+        _ => {}
+    }
+    if query.get("watch").map(String::as_str) != Some("true") {
+        return Ok(list(&lock(&state), &path, &query));
+    }
+    let streamed = query.contains_key("sendInitialEvents");
+    let from = query
+        .get("resourceVersion")
+        .and_then(|version| version.parse().ok())
+        .unwrap_or_default();
+    {
+        let state = lock(&state);
+        if streamed && !state.streams_lists {
+            return Ok(status(422));
+        }
+        if !streamed && from < state.compacted {
+            return Ok(status(410));
+        }
+    }
+    let (sender, receiver) = mpsc::channel(16);
+    tokio::spawn(stream(path, from, streamed, fault, state, changes.subscribe(), sender));
+    let frames = futures_stream(receiver);
+    Ok(Response::new(BodyExt::boxed(StreamBody::new(frames))))
+}
+
+fn futures_stream(
+    receiver: mpsc::Receiver<Bytes>,
+) -> impl futures::Stream<Item = Result<Frame<Bytes>, std::io::Error>> {
+    futures::stream::unfold(receiver, |mut receiver| async move {
+        let bytes = receiver.recv().await?;
+        // An empty piece stands for a connection that breaks.
+        let frame = if bytes.is_empty() {
+            Err(std::io::ErrorKind::ConnectionReset.into())
+        } else {
+            Ok(Frame::data(bytes))
+        };
+        Some((frame, receiver))
+    })
+}
+
+fn list(state: &State, path: &str, query: &BTreeMap<String, String>) -> Response<Body> {
+    let empty = Collection::default();
+    let all: Vec<_> = state.collections.get(path).unwrap_or(&empty).objects.values().collect();
+    let number = |name: &str| query.get(name).and_then(|text| text.parse::<usize>().ok());
+    let from = number("continue").unwrap_or(0);
+    let page = number("limit").unwrap_or(usize::MAX);
+    let items: Vec<_> = all.iter().skip(from).take(page).collect();
+    let next = from + items.len();
+    let token = if next < all.len() {
+        next.to_string()
+    } else {
+        String::new()
+    };
+    whole(
+        StatusCode::OK,
+        &json!({"metadata": {"resourceVersion": state.version.to_string(), "continue": token}, "items": items}),
+    )
+}
+
+/// Sends a watch's lines until its generation ends or nobody listens.
+async fn stream(
+    path: String,
+    from: u64,
+    streamed: bool,
+    fault: Option<Fault>,
+    state: Arc<Mutex<State>>,
+    mut changes: watch::Receiver<u64>,
+    sender: mpsc::Sender<Bytes>,
+) {
+    let generation = lock(&state).generation;
+    let mut at = from;
+    match &fault {
+        Some(Fault::Silence) => {
+            // The head goes with the first piece of the body.
+            let _ = sender.send(Bytes::from_static(b"\n")).await;
+            sender.closed().await;
+            return;
+        }
+        Some(Fault::Line(line)) => {
+            let _ = sender.send(Bytes::from(format!("{line}\n"))).await;
+        }
+        Some(Fault::Cut) => {
+            let _ = sender.send(Bytes::from_static(b"{\"type\":\"ADDED\",\"obj")).await;
+            let _ = sender.send(Bytes::new()).await;
+            return;
+        }
+        _ => {}
+    }
+    if streamed {
+        let (lines, version) = {
+            let state = lock(&state);
+            let objects = state
+                .collections
+                .get(&path)
+                .map(|place| place.objects.values().cloned().collect::<Vec<_>>());
+            (objects.unwrap_or_default(), state.version)
+        };
+        for object in lines {
+            if sender.send(event("ADDED", &object)).await.is_err() {
+                return;
+            }
+        }
+        let mut bookmark = json!({"kind": "x", "metadata": {"resourceVersion": version.to_string()}});
+        if !matches!(fault, Some(Fault::PlainBookmark)) {
+            bookmark["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        if !matches!(fault, Some(Fault::NoBookmark)) && sender.send(event("BOOKMARK", &bookmark)).await.is_err() {
+            return;
+        }
+        at = version;
+    }
+    loop {
+        let (lines, over) = {
+            let state = lock(&state);
+            let history = state
+                .collections
+                .get(&path)
+                .map(|place| place.history.as_slice())
+                .unwrap_or_default();
+            let lines: Vec<_> = history
+                .iter()
+                .filter(|(version, ..)| *version > at)
+                .map(|(_, what, object)| event(what, object))
+                .collect();
+            at = at.max(state.version);
+            (lines, state.generation != generation)
+        };
+        for line in lines {
+            // In two pieces, as the network may deliver it.
+            let (first, second) = line.split_at(line.len() / 2);
+            for piece in [first, second] {
+                if sender.send(Bytes::copy_from_slice(piece)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        if over {
+            return;
+        }
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            () = sender.closed() => return,
+        }
+    }
+}
+
+fn event(what: &str, object: &Value) -> Bytes {
+    Bytes::from(format!("{}\n", json!({"type": what, "object": object})))
+}
+
+fn status(code: u16) -> Response<Body> {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "a fault was asked for"});
+    whole(
+        StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        &body,
+    )
+}
+
+fn whole(status: StatusCode, body: &Value) -> Response<Body> {
+    let body = Full::new(Bytes::from(body.to_string()))
+        .map_err(|never: Infallible| match never {})
+        .boxed();
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}
+
+/// Decoded as far as the tests need it: `%XX` and `+`.
+fn parameters(query: &str) -> BTreeMap<String, String> {
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
+}

@@ -1,0 +1,419 @@
+//! List and watch against a fake API server that does, one by one, what real ones do on bad days.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at what it did not expect"
+)]
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use api_watch::{ApiConfig, ApiServer, EventSink, EventType, ObjectEvent, Patience};
+use serde_json::{Value, json};
+use service_model::{Change, Event, Kind, ObjectName};
+use testbed::fake_api::{FakeApi, Fault};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+const SERVICES: &str = "/api/v1/services";
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+/// Longer than any wait that a test provokes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A server and one that watches it. Every fault that was asked for must have happened in the end.
+struct World {
+    api: FakeApi,
+    events: mpsc::Receiver<Event>,
+    sink: EventSink,
+}
+
+impl World {
+    /// Prepares the server, then starts to watch.
+    async fn start(prepare: impl FnOnce(&FakeApi)) -> Self {
+        let api = FakeApi::start().await.unwrap();
+        prepare(&api);
+        let server = connect(&api.url()).await;
+        let sink = server.event_sink();
+        let (sender, events) = mpsc::channel(10_000);
+        tokio::spawn(server.watch(sender));
+        Self { api, events, sink }
+    }
+
+    /// The next event about a Service, as text.
+    async fn next(&mut self) -> String {
+        loop {
+            let event = timeout(LONG, self.events.recv())
+                .await
+                .expect("an event comes")
+                .unwrap();
+            return match event {
+                Event::Service(Change::Applied(service)) => format!("+{}", service.name.name()),
+                Event::Service(Change::Deleted(name)) => format!("-{}", name.name()),
+                Event::Complete(Kind::Service) => "complete".to_owned(),
+                _ => continue,
+            };
+        }
+    }
+
+    async fn expect(&mut self, texts: &[&str]) {
+        for text in texts {
+            assert_eq!(self.next().await, *text, "{:?}", self.api.requests());
+        }
+    }
+
+    /// Events up to the next "complete", sorted.
+    async fn until_complete(&mut self) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        loop {
+            match self.next().await.as_str() {
+                "complete" => return found,
+                other => drop(found.insert(other.to_owned())),
+            }
+        }
+    }
+
+    /// Waits until every fault has happened.
+    async fn faults_over(&self) {
+        timeout(LONG, async {
+            while self.api.faults_left() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Requests about Services so far: the watches and lists, by what distinguishes them.
+    fn requests(&self) -> Vec<String> {
+        let services = self
+            .api
+            .requests()
+            .into_iter()
+            .filter(|uri| uri.starts_with(&format!("{SERVICES}?")));
+        services
+            .map(|uri| {
+                let has = |text: &str| uri.contains(text);
+                let kind = match (
+                    has("sendInitialEvents=true"),
+                    has("watch=true"),
+                    has("continue="),
+                    has("limit="),
+                ) {
+                    (true, ..) => "stream",
+                    (_, true, ..) => "watch",
+                    (_, _, true, _) => "next page",
+                    (.., true) => "first page",
+                    _ => "list",
+                };
+                kind.to_owned()
+            })
+            .collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            assert_eq!(self.api.faults_left(), 0, "{:?}", self.api.requests());
+        }
+    }
+}
+
+async fn connect(url: &str) -> ApiServer {
+    ApiServer::connect(&ApiConfig {
+        kubeconfig: None,
+        master: Some(url.to_owned()),
+        node_name: "n1".to_owned(),
+        patience: Patience {
+            response: Duration::from_millis(500),
+            watch: Duration::from_secs(2),
+            streamed_list: Duration::from_millis(500),
+        },
+    })
+    .await
+    .unwrap()
+}
+
+fn service(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "d"}, "spec": {"clusterIP": "10.0.0.1", "ports": [{"port": 80}]}})
+}
+
+fn bad(name: &str) -> Value {
+    json!({"metadata": {"name": name, "namespace": "d"}, "spec": {"ports": "many"}})
+}
+
+#[tokio::test]
+async fn a_streamed_list_and_what_comes_after_it() {
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        api.put(SERVICES, service("b"));
+    })
+    .await;
+    world.expect(&["+a", "+b", "complete"]).await;
+    world.api.put(SERVICES, service("c"));
+    world.api.put(SERVICES, service("a"));
+    world.api.delete(SERVICES, "d/b");
+    world.expect(&["+c", "+a", "-b"]).await;
+    assert_eq!(world.requests(), ["stream"]);
+}
+
+#[tokio::test]
+async fn selectors_are_those_of_the_contract() {
+    let mut world = World::start(|api| api.put(SLICES, json!({"metadata": {"name": "x", "namespace": "d"}}))).await;
+    world.expect(&["complete"]).await;
+    let labels = "labelSelector=%21service.kubernetes.io%2Fheadless%2C%21service.kubernetes.io%2Fservice-proxy-name";
+    while world.api.requests().len() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let requests = world.api.requests();
+    let of = |path: &str| requests.iter().find(|uri| uri.starts_with(path)).unwrap();
+    assert!(of(SERVICES).contains(labels) && of(SERVICES).contains("fieldSelector=spec.clusterIP%21%3DNone"));
+    assert!(of(SLICES).contains(labels));
+    assert!(of("/api/v1/nodes").contains("fieldSelector=metadata.name%3Dn1"));
+}
+
+#[tokio::test]
+async fn pages_where_lists_are_not_streamed() {
+    for code in [400, 403, 422] {
+        let mut world = World::start(|api| {
+            api.fault(&format!("{SERVICES} sendInitialEvents"), Fault::Status(code));
+            (0..1201).for_each(|number| api.put(SERVICES, service(&format!("s{number}"))));
+        })
+        .await;
+        assert_eq!(world.until_complete().await.len(), 1201);
+        world.api.put(SERVICES, service("new"));
+        world.expect(&["+new"]).await;
+        assert_eq!(
+            world.requests(),
+            ["stream", "first page", "next page", "next page", "watch"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_streamed_list_without_its_bookmark_is_given_up() {
+    for fault in [Fault::NoBookmark, Fault::PlainBookmark] {
+        let mut world = World::start(|api| {
+            api.put(SERVICES, service("a"));
+            api.fault(&format!("{SERVICES} sendInitialEvents"), fault.clone());
+        })
+        .await;
+        world.expect(&["+a", "+a", "complete"]).await;
+        world.api.delete(SERVICES, "d/a");
+        world.expect(&["-a"]).await;
+        assert_eq!(world.requests(), ["stream", "first page", "watch"]);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_that_ends_is_resumed_without_a_list() {
+    let mut world = World::start(|api| api.put(SERVICES, service("a"))).await;
+    world.expect(&["+a", "complete"]).await;
+    for number in 0..3 {
+        world.api.put(SERVICES, service(&format!("before-{number}")));
+        world.expect(&[&format!("+before-{number}")]).await;
+        world.api.end_watches();
+        world.api.put(SERVICES, service(&format!("after-{number}")));
+        world.expect(&[&format!("+after-{number}")]).await;
+    }
+    assert_eq!(world.requests()[0], "stream");
+    assert!(world.requests()[1..].iter().all(|request| request == "watch"));
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_resumed_and_half_a_line_is_forgotten() {
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        api.fault(&format!("{SERVICES} allowWatchBookmarks resourceVersion="), Fault::Cut);
+    })
+    .await;
+    world.expect(&["+a", "complete"]).await;
+    world.api.end_watches();
+    world.faults_over().await;
+    world.api.put(SERVICES, service("b"));
+    world.expect(&["+b"]).await;
+}
+
+#[tokio::test]
+async fn an_expired_version_as_a_status_leads_to_a_list_and_deletes_what_is_gone() {
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        api.put(SERVICES, service("b"));
+    })
+    .await;
+    world.expect(&["+a", "+b", "complete"]).await;
+    // One watch is resumed before the history is forgotten; the next is not.
+    world.api.fault(&format!("{SERVICES} watch=true"), Fault::Status(410));
+    world.api.end_watches();
+    world.api.delete(SERVICES, "d/a");
+    let found = world.until_complete().await;
+    assert_eq!(found, ["+b".to_owned(), "-a".to_owned()].into());
+}
+
+#[tokio::test]
+async fn an_expired_version_within_a_watch_leads_to_a_list() {
+    let gone =
+        json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}});
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        api.fault(
+            &format!("{SERVICES} allowWatchBookmarks=true&timeoutSeconds resourceVersion="),
+            Fault::Line(gone.to_string()),
+        );
+    })
+    .await;
+    world.expect(&["+a", "complete"]).await;
+    world.api.end_watches();
+    world.expect(&["+a", "complete"]).await;
+}
+
+#[tokio::test]
+async fn pages_that_expire_become_one_list() {
+    let mut world = World::start(|api| {
+        api.set_streams_lists(false);
+        api.fault(&format!("{SERVICES} continue="), Fault::Status(410));
+        (0..700).for_each(|number| api.put(SERVICES, service(&format!("s{number}"))));
+    })
+    .await;
+    assert_eq!(world.until_complete().await.len(), 700);
+    let requests = world.requests();
+    assert!(
+        requests.contains(&"list".to_owned()) && !requests.ends_with(&["next page".to_owned()]),
+        "{requests:?}"
+    );
+}
+
+#[tokio::test]
+async fn errors_of_the_server_are_waited_out() {
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        for fault in [
+            Fault::Status(500),
+            Fault::RetryAfter(429, 1),
+            Fault::Status(503),
+            Fault::Stall,
+            Fault::Status(401),
+        ] {
+            api.fault(SERVICES, fault);
+        }
+    })
+    .await;
+    world.expect(&["+a", "complete"]).await;
+    assert_eq!(world.requests().len(), 6);
+}
+
+#[tokio::test]
+async fn a_silent_watch_is_given_up_and_resumed() {
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        api.fault(&format!("{SERVICES} resourceVersion="), Fault::Silence);
+    })
+    .await;
+    world.expect(&["+a", "complete"]).await;
+    world.api.end_watches();
+    world.faults_over().await;
+    world.api.put(SERVICES, service("b"));
+    world.expect(&["+b"]).await;
+}
+
+#[tokio::test]
+async fn a_bad_object_is_skipped_and_its_last_good_state_kept() {
+    let mut world = World::start(|api| {
+        api.put(SERVICES, bad("x"));
+        api.put(SERVICES, service("y"));
+    })
+    .await;
+    world.expect(&["+y", "complete"]).await;
+    world.api.put(SERVICES, bad("y"));
+    world.api.put(SERVICES, service("z"));
+    world.expect(&["+z"]).await;
+    // A new list has it, unreadable: it is not gone.
+    world.api.compact();
+    world.api.end_watches();
+    world.expect(&["+z", "complete"]).await;
+    world.api.delete(SERVICES, "d/y");
+    world.expect(&["-y"]).await;
+}
+
+#[tokio::test]
+async fn a_line_that_is_no_event_leads_to_a_new_watch() {
+    let mut world =
+        World::start(|api| api.fault(&format!("{SERVICES} watch=true"), Fault::Line("<html>".to_owned()))).await;
+    world.api.put(SERVICES, service("a"));
+    world.expect(&["+a", "complete"]).await;
+}
+
+#[tokio::test]
+async fn repeated_events_and_unknown_ones_do_no_harm() {
+    let added = json!({"type": "ADDED", "object": service("a")}).to_string();
+    let odd = json!({"type": "WEATHER", "object": {}}).to_string();
+    let gone = json!({"type": "DELETED", "object": service("never-seen")}).to_string();
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        api.fault(
+            &format!("{SERVICES} sendInitialEvents"),
+            Fault::Line(format!("{added}\n{odd}\n{gone}\n\n{added}")),
+        );
+    })
+    .await;
+    world.expect(&["+a", "+a", "+a", "complete"]).await;
+}
+
+#[tokio::test]
+async fn a_server_that_went_away_is_found_again() {
+    let mut world = World::start(|api| api.put(SERVICES, service("a"))).await;
+    world.expect(&["+a", "complete"]).await;
+    let address = world.api.address;
+    drop(std::mem::replace(&mut world.api, FakeApi::start().await.unwrap()));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    // Another one in its place, which does not know the old versions.
+    let again = FakeApi::start_at(address).await.unwrap();
+    again.put(SERVICES, service("b"));
+    again.fault(&format!("{SERVICES} watch=true"), Fault::Status(410));
+    world.api = again;
+    let found = world.until_complete().await;
+    assert_eq!(found, ["+b".to_owned(), "-a".to_owned()].into());
+}
+
+#[tokio::test]
+async fn events_about_objects_are_posted_once() {
+    let mut world = World::start(|_| ()).await;
+    world.expect(&["complete"]).await;
+    let event = |note: &str| ObjectEvent {
+        kind: Kind::Service,
+        object: ObjectName::new("d", "a"),
+        event_type: EventType::Warning,
+        reason: "CannotProgram",
+        action: "Compute",
+        note: note.to_owned(),
+    };
+    for note in ["first", "first", "second", "first"] {
+        world.sink.send(event(note));
+    }
+    (0..100).for_each(|number| world.sink.send(event(&format!("{number}"))));
+    timeout(LONG, async {
+        while world.api.posted().len() < 25 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let posted = world.api.posted();
+    assert_eq!(posted[0].0, "/apis/events.k8s.io/v1/namespaces/d/events");
+    assert_eq!(
+        (&posted[0].1["note"], &posted[1].1["note"]),
+        (&json!("first"), &json!("second"))
+    );
+    assert_eq!(posted[0].1["reportingInstance"], "n1");
+}
+
+#[tokio::test]
+async fn nobody_listens_any_more() {
+    let api = FakeApi::start().await.unwrap();
+    api.put(SERVICES, service("a"));
+    let (sender, receiver) = mpsc::channel(1);
+    drop(receiver);
+    let error = timeout(LONG, connect(&api.url()).await.watch(sender)).await.unwrap();
+    assert!(matches!(error, api_watch::Error::Closed));
+}
