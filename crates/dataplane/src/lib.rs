@@ -1,7 +1,7 @@
 //! From frontends to kernel objects: what we want, what the kernel has, the ordered changes between them.
 //!
 //! Reading order: [`compile`] (frontends → objects), [`ledger`] (wanted and present objects), [`plan`] (ordered,
-//! printable changes), [`commit`] (plan → kernel → ledger), [`kernel`] (the seam), [`live`] and [`fake`] (its two
+//! printable changes), [`commit`] (plan → kernel → ledger), [`kernel`] (the seam), [`live`] and `fake` (its two
 //! sides), [`engine`] (all of it behind four calls).
 //!
 //! Knows neither Kubernetes' API, nor HTTP, nor flags. Reads no clock: the caller says what time it is.
