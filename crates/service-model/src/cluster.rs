@@ -354,3 +354,6 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
