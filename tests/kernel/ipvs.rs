@@ -234,7 +234,7 @@ fn a_refused_command_does_not_touch_its_neighbors() {
 fn ten_thousand_virtual_servers_with_five_real_servers_each() {
     isolate().unwrap();
     let mut ipvs = Ipvs::open().unwrap();
-    let commands = crate::work::table(10_000, 5);
+    let commands = crate::load::table(10_000, 5);
     let before = ipvs.counters();
     all(&mut ipvs, &commands);
     let after = ipvs.counters();

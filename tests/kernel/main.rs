@@ -10,6 +10,7 @@
 mod conformance;
 mod daemon;
 mod ipvs;
+mod load;
 mod scheduler;
 mod seen;
 mod work;

@@ -1,106 +1,19 @@
 //! How much work a change is: counted in messages and system calls, which no noise can change.
 
-use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use dataplane::DataPlane;
 use dataplane::live::LiveKernel;
-use ipvs::{
-    Command, Flags, Ipvs, Protocol, RealServer, RealServerConfig, SchedulerName, Vips, VirtualServer,
-    VirtualServerConfig,
-};
-use service_model::{
-    Change, Cluster, Config, Endpoint, EndpointPort, EndpointSlice, Event, Family, Kind, NodePortAddresses, ObjectName,
-    Scheduler, Service, ServicePort,
-};
+use ipvs::{Ipvs, Vips};
+use service_model::{Change, Cluster, Event, Kind, ObjectName};
 use testbed::netns::{Netns, isolate};
 
+use crate::load::{config, service, slice};
 use crate::seen;
-
-/// Additions of virtual servers with real servers.
-pub(crate) fn table(servers: u32, reals: u8) -> Vec<Command> {
-    let scheduler = SchedulerName::new("rr").unwrap();
-    let config = VirtualServerConfig {
-        scheduler,
-        flags: Flags::default(),
-        persistence: None,
-    };
-    let mut commands = Vec::new();
-    for number in 0..servers {
-        let server = VirtualServer::Address {
-            address: vip(number),
-            port: 80,
-            protocol: Protocol::Tcp,
-        };
-        commands.push(Command::NewService(server, config));
-        commands.extend((0..reals).map(|real| {
-            let address = SocketAddr::new(pod(number, real), 8080);
-            Command::NewDest(server, RealServer { address }, RealServerConfig::masquerade(1))
-        }));
-    }
-    commands
-}
-
-fn vip(number: u32) -> IpAddr {
-    let [_, _, high, low] = number.to_be_bytes();
-    [10, 96, high, low].into()
-}
-
-fn pod(number: u32, endpoint: u8) -> IpAddr {
-    let [_, _, high, low] = number.to_be_bytes();
-    [10, 128 + endpoint, high, low].into()
-}
-
-fn service(number: u32) -> Event {
-    let mut service = Service::new(ObjectName::new("d", &format!("s{number}")));
-    service.cluster_ips.push(vip(number));
-    service.ports.push(ServicePort {
-        position: 0,
-        name: "".into(),
-        protocol: service_model::Protocol::Tcp,
-        port: 80,
-        node_port: 0,
-    });
-    Event::Service(Change::Applied(service))
-}
-
-fn slice(number: u32, endpoints: u8) -> Event {
-    let endpoint = |endpoint| Endpoint {
-        address: pod(number, endpoint),
-        node_name: None,
-        ready: true,
-        serving: true,
-        terminating: false,
-        zone_hints: [].into_iter().collect(),
-        node_hints: [].into_iter().collect(),
-    };
-    Event::EndpointSlice(Change::Applied(EndpointSlice {
-        name: ObjectName::new("d", &format!("s{number}-x")),
-        service: format!("s{number}").into(),
-        other_proxy: false,
-        headless_label: false,
-        family: Some(Family::V4),
-        ports: [EndpointPort {
-            name: "".into(),
-            protocol: service_model::Protocol::Tcp,
-            port: 8080,
-        }]
-        .into_iter()
-        .collect(),
-        endpoints: (0..endpoints).map(endpoint).collect(),
-        last_change: None,
-        invalid: Vec::new(),
-    }))
-}
 
 /// A node with services, all written.
 fn node(services: u32) -> (Cluster, DataPlane<LiveKernel>) {
-    let mut cluster = Cluster::new(Config {
-        node_name: "n".into(),
-        scheduler: Scheduler::default(),
-        node_port_addresses: NodePortAddresses::All,
-        allow_external_ips: true,
-    });
+    let mut cluster = Cluster::new(config());
     for number in 0..services {
         cluster.apply(service(number));
         cluster.apply(slice(number, 5));

@@ -4,6 +4,7 @@
 
 #![allow(clippy::print_stdout, reason = "these commands speak to a person")]
 
+mod bench;
 mod cargo;
 mod ci;
 mod demo;
@@ -46,6 +47,20 @@ enum Task {
     },
     /// Format, lints, documentation.
     Ci,
+    /// Measure on a kernel with IPVS: cold start, memory, the way of a change. Decides nothing.
+    Bench {
+        /// Services, each with five endpoints.
+        #[arg(long, default_value_t = 10_000)]
+        services: u32,
+        /// Endpoint changes.
+        #[arg(long, default_value_t = 200)]
+        changes: u32,
+        /// Without a real API server: the kernel part alone.
+        #[arg(long)]
+        no_control_plane: bool,
+        #[command(flatten)]
+        kernel: KernelArgs,
+    },
     /// Build the User-Mode-Linux test kernel into target/kernel, some minutes, once.
     Kernel,
     /// Run a command on a kernel with IPVS.
@@ -86,6 +101,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { control_plane, kernel } => demo::run(control_plane, kernel.kernel),
         Task::Test { level, kernel, filter } => test::run(&level, kernel.kernel, filter.as_deref()),
         Task::Ci => ci::run(),
+        Task::Bench {
+            services,
+            changes,
+            no_control_plane,
+            kernel,
+        } => bench::run(services, changes, !no_control_plane, kernel.kernel),
         Task::Kernel => {
             let kernel = testbed::kernel::build_uml(&cargo::cache())?;
             println!("built {}", kernel.display());

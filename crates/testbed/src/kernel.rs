@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+pub use qemu::Image;
 pub use uml::{CONFIG, build as build_uml};
 
 /// Environment variable with the path of a User-Mode-Linux kernel.
@@ -31,7 +32,7 @@ pub enum Provider {
     /// A User-Mode-Linux kernel: an ordinary program.
     Uml(PathBuf),
     /// A distribution's kernel in QEMU.
-    Qemu,
+    Qemu(Image),
 }
 
 /// What `--kernel` can name.
@@ -132,10 +133,7 @@ impl Provider {
                 Some(kernel) => kernel,
                 None => build_uml(cache)?,
             })),
-            Name::Qemu => {
-                qemu::install()?;
-                Ok(Self::Qemu)
-            }
+            Name::Qemu => Ok(Self::Qemu(qemu::prepare(cache)?)),
         }
     }
 
@@ -147,7 +145,7 @@ impl Provider {
         match self {
             Self::Native => native::run(job),
             Self::Uml(kernel) => uml::run(kernel, job),
-            Self::Qemu => qemu::run(job),
+            Self::Qemu(image) => qemu::run(image, job),
         }
     }
 }
@@ -160,7 +158,7 @@ impl fmt::Display for Provider {
                 let name = kernel.file_name().unwrap_or_default().to_string_lossy();
                 write!(f, "uml (User-Mode Linux, {name})")
             }
-            Self::Qemu => f.write_str("qemu (a distribution's kernel)"),
+            Self::Qemu(_) => f.write_str("qemu (a distribution's kernel)"),
         }
     }
 }
