@@ -3,6 +3,13 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+use std::net::IpAddr;
+
+use service_model::{
+    EndpointSlice, ExternalIp, IpMode, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+};
+
+use super::field::{cidr, ip};
 use super::*;
 
 fn service_of(doc: &Value) -> Service {

@@ -1,0 +1,72 @@
+//! What all objects carry: names, versions, and those labels and annotations that are in use.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use service_model::{Kind, ObjectName};
+
+/// A string that borrows from the text where it has no escapes.
+#[derive(Deserialize)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Metadata<'a> {
+    #[serde(borrow, default)]
+    pub(super) name: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) namespace: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) resource_version: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) creation_timestamp: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) deletion_timestamp: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub(super) labels: Option<Labels<'a>>,
+    #[serde(borrow)]
+    pub(super) annotations: Option<Annotations<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Labels<'a> {
+    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
+    pub(super) other_proxy: Option<IgnoredAny>,
+    #[serde(rename = "service.kubernetes.io/headless")]
+    pub(super) headless: Option<IgnoredAny>,
+    #[serde(borrow, rename = "kubernetes.io/service-name")]
+    pub(super) service: Option<Text<'a>>,
+    #[serde(borrow, rename = "topology.kubernetes.io/zone")]
+    pub(super) zone: Option<Text<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Annotations<'a> {
+    #[serde(borrow, rename = "kube-ipvs.io/scheduler")]
+    pub(super) scheduler: Option<Text<'a>>,
+    #[serde(borrow, rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub(super) last_change: Option<Text<'a>>,
+    #[serde(borrow, rename = "k8s.io/initial-events-end")]
+    pub(super) initial_events_end: Option<Text<'a>>,
+}
+
+impl Metadata<'_> {
+    pub(super) fn name(&self, kind: Kind) -> ObjectName {
+        match kind {
+            Kind::Node => ObjectName::cluster_scoped(&self.name),
+            // A manifest may leave it out; an object of the API never does.
+            Kind::Service | Kind::EndpointSlice => {
+                ObjectName::new(text(&self.namespace).unwrap_or("default"), &self.name)
+            }
+        }
+    }
+
+    pub(super) fn version(&self) -> String {
+        text(&self.resource_version).unwrap_or_default().to_owned()
+    }
+}
+
+pub(super) fn text<'a>(text: &'a Option<Text<'_>>) -> Option<&'a str> {
+    text.as_ref().map(|text| &*text.0)
+}

@@ -1,0 +1,82 @@
+//! Nodes.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+use service_model::{Node, ObjectName};
+
+use super::field::{cidr, ip};
+use super::metadata::{Metadata, Text, text};
+
+#[derive(Deserialize)]
+pub(super) struct NodeDoc<'a> {
+    #[serde(borrow)]
+    pub(super) metadata: Metadata<'a>,
+    #[serde(borrow)]
+    spec: Option<NodeSpec<'a>>,
+    #[serde(borrow)]
+    status: Option<NodeStatus<'a>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeSpec<'a> {
+    #[serde(borrow, rename = "podCIDR")]
+    pod_cidr: Option<Text<'a>>,
+    #[serde(borrow, rename = "podCIDRs")]
+    pod_cidrs: Option<Vec<Text<'a>>>,
+    #[serde(borrow)]
+    taints: Option<Vec<Taint<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct Taint<'a> {
+    #[serde(borrow, default)]
+    key: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct NodeStatus<'a> {
+    #[serde(borrow)]
+    addresses: Option<Vec<NodeAddress<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct NodeAddress<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    address: Cow<'a, str>,
+}
+
+/// Transcribes a Node.
+pub(super) fn node(name: ObjectName, doc: NodeDoc<'_>) -> Node {
+    let spec = doc.spec.unwrap_or_default();
+    let listed = doc.status.and_then(|status| status.addresses).unwrap_or_default();
+    let of_type = |kind: &'static str| {
+        listed
+            .iter()
+            .filter(move |address| address.kind == kind)
+            .filter_map(|address| ip(&address.address))
+    };
+    let cidrs: Vec<_> = spec.pod_cidrs.iter().flatten().map(|cidr| &*cidr.0).collect();
+    let cidrs = if cidrs.is_empty() {
+        text(&spec.pod_cidr).into_iter().collect()
+    } else {
+        cidrs
+    };
+    Node {
+        name,
+        zone: doc
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| text(&labels.zone))
+            .unwrap_or_default()
+            .into(),
+        addresses: of_type("InternalIP").chain(of_type("ExternalIP")).collect(),
+        pod_cidrs: cidrs.into_iter().filter_map(cidr).collect(),
+        deleting: doc.metadata.deletion_timestamp.is_some(),
+        taints: spec.taints.iter().flatten().map(|taint| (*taint.key).into()).collect(),
+    }
+}
