@@ -20,36 +20,15 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::back_off::BackOff;
+use crate::connection::Connection;
 use crate::decode;
 use crate::error::Error;
 use crate::lines::Lines;
-use crate::server::Connection;
 
 /// Objects of one page.
 const PAGE: &str = "500";
 /// The server ends a watch after so long, so that clients spread over its instances again.
 const WATCH_SECONDS: std::ops::Range<u32> = 300..600;
-
-/// How long silence is borne, by what is waited for.
-#[derive(Clone, Copy, Debug)]
-pub struct Patience {
-    /// For the head of a response.
-    pub response: Duration,
-    /// In a running watch; a server sends a bookmark about every minute.
-    pub watch: Duration,
-    /// In a streamed list; a server without WatchList may never end it.
-    pub streamed_list: Duration,
-}
-
-impl Default for Patience {
-    fn default() -> Self {
-        Self {
-            response: Duration::from_secs(30),
-            watch: Duration::from_secs(150),
-            streamed_list: Duration::from_secs(10),
-        }
-    }
-}
 
 /// Follows one kind.
 pub(crate) struct Follower {

@@ -4,10 +4,11 @@
 //! Both become [`service_model::Event`]s at once; no API object is kept. The only crate that knows `kube`, JSON and
 //! YAML of the API; it decides nothing about Services.
 //!
-//! Reading order: `decode` (text to model objects), `directory`, `server` (the connection), `follow` (list and watch
-//! of one kind), `sink` (events about objects).
+//! Reading order: `decode` (text to model objects), `directory`, `connection`, `follow` (list and watch of one
+//! kind), `server` (all kinds), `sink` (events about objects).
 
 mod back_off;
+mod connection;
 mod decode;
 mod directory;
 mod error;
@@ -16,8 +17,8 @@ mod lines;
 mod server;
 mod sink;
 
+pub use connection::{ApiConfig, Patience};
 pub use directory::{read_directory, watch_directory};
 pub use error::Error;
-pub use follow::Patience;
-pub use server::{ApiConfig, ApiServer};
+pub use server::ApiServer;
 pub use sink::{EventSink, EventType, ObjectEvent};

@@ -1,54 +1,16 @@
-//! The connection to the API server: where it is, who we are, how a dead one is noticed.
+//! The API server as a source of events: its kinds followed side by side.
 
-use std::path::PathBuf;
-use std::time::Duration;
-
-use http::Uri;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use kube::client::{Body, ClientBuilder, ConfigExt};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
 use service_model::{Event, Kind};
 use tokio::sync::mpsc;
-use tower::ServiceBuilder;
 
+use crate::connection::{ApiConfig, Connection};
 use crate::error::Error;
-use crate::follow::{Follower, Patience};
+use crate::follow::Follower;
 use crate::sink::{EventSink, deliver};
-
-/// A connection is dead when nothing came for 20 s and three probes, 5 s apart, had no answer: 35 s.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-const KEEPALIVE_RETRIES: u32 = 3;
-/// Sent data that is not acknowledged for so long ends a connection, too.
-const UNACKNOWLEDGED: Duration = Duration::from_secs(35);
-const CONNECT: Duration = Duration::from_secs(10);
-
-/// Where the API server is, and which node asks.
-#[derive(Clone, Debug)]
-pub struct ApiConfig {
-    /// kubeconfig; its current context is used.
-    pub kubeconfig: Option<PathBuf>,
-    /// URL; overrides the one in the kubeconfig. Without either, the service account of the pod is used.
-    pub master: Option<String>,
-    /// This node's name: the only Node that is followed.
-    pub node_name: String,
-    /// How long silence is borne.
-    pub patience: Patience,
-}
 
 /// A configured API server. No connection is made before [`watch`](Self::watch).
 pub struct ApiServer {
     connection: Connection,
-    url: String,
-}
-
-/// How to reach the server, and a client made from it.
-#[derive(Clone)]
-pub(crate) struct Connection {
-    config: ApiConfig,
-    pub(crate) client: Client,
 }
 
 impl ApiServer {
@@ -58,20 +20,13 @@ impl ApiServer {
     /// [`Error::Kubeconfig`], [`Error::InCluster`], [`Error::Master`], [`Error::Proxy`], [`Error::Client`]. A server that
     /// cannot be reached is none: it is tried again while watching.
     pub async fn connect(config: &ApiConfig) -> Result<Self, Error> {
-        let found = find(config).await?;
-        let url = found.cluster_url.to_string();
-        Ok(Self {
-            connection: Connection {
-                config: config.clone(),
-                client: client(found)?,
-            },
-            url,
-        })
+        let connection = Connection::new(config).await?;
+        Ok(Self { connection })
     }
 
     /// The server's URL.
     pub fn url(&self) -> &str {
-        &self.url
+        self.connection.url()
     }
 
     /// A sink for events about objects. Its task ends with the last sink.
@@ -83,7 +38,7 @@ impl ApiServer {
         tokio::spawn(deliver(
             waiting,
             self.connection.client.clone(),
-            self.connection.config.node_name.clone(),
+            self.connection.node_name().to_owned(),
         ));
         sink
     }
@@ -99,78 +54,4 @@ impl ApiServer {
             end = follow(Kind::Node) => end,
         }
     }
-}
-
-impl Connection {
-    pub(crate) fn node_name(&self) -> &str {
-        &self.config.node_name
-    }
-
-    pub(crate) fn patience(&self) -> Patience {
-        self.config.patience
-    }
-
-    /// Makes the client anew: certificates and tokens on disk may have been replaced.
-    pub(crate) async fn renew(&mut self) -> Result<(), Error> {
-        self.client = client(find(&self.config).await?)?;
-        Ok(())
-    }
-}
-
-async fn find(config: &ApiConfig) -> Result<Config, Error> {
-    let master = match &config.master {
-        Some(url) => {
-            let parsed: Uri = url.parse().map_err(|source| Error::Master {
-                url: url.clone(),
-                source,
-            })?;
-            Some(parsed)
-        }
-        None => None,
-    };
-    let mut found = match (&config.kubeconfig, master.clone()) {
-        (Some(path), _) => {
-            let wrong = |source| Error::Kubeconfig {
-                path: path.clone(),
-                source: Box::new(source),
-            };
-            let file = Kubeconfig::read_from(path).map_err(wrong)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(wrong)?
-        }
-        (None, Some(url)) => Config::new(url),
-        (None, None) => Config::incluster().map_err(|source| Error::InCluster(Box::new(source)))?,
-    };
-    if let Some(url) = master {
-        found.cluster_url = url;
-    }
-    Ok(found)
-}
-
-fn client(config: Config) -> Result<Client, Error> {
-    if let Some(url) = &config.proxy_url {
-        return Err(Error::Proxy { url: url.to_string() });
-    }
-    let wrong = |source| Error::Client {
-        url: config.cluster_url.to_string(),
-        source: Box::new(source),
-    };
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT));
-    tcp.set_keepalive(Some(KEEPALIVE_IDLE));
-    tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
-    tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-    tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let tls = config.rustls_https_connector_with_connector(tcp).map_err(wrong)?;
-    let transport = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls);
-    let stack = ServiceBuilder::new()
-        .layer(config.base_uri_layer())
-        .option_layer(config.auth_layer().map_err(wrong)?)
-        .layer(config.extra_headers_layer().map_err(wrong)?)
-        .map_err(Into::<tower::BoxError>::into)
-        .service(transport);
-    Ok(ClientBuilder::new(stack, config.default_namespace).build())
 }

@@ -4,7 +4,7 @@ use netlink::socket::NLM_F_REQUEST;
 use netlink::{Attributes, Batch, Counters, KernelError, Socket, TransportError};
 
 use crate::command::Command;
-use crate::error::Error;
+use crate::error::{Error, transport};
 use crate::message::{
     Info, RealServerState, Timeouts, VirtualServerState, decode_destination, decode_info, decode_service,
     decode_timeouts, encode, put_service, put_timeouts,
@@ -236,8 +236,4 @@ fn header(buffer: &mut Vec<u8>, command: u8) {
 
 fn behind_header(payload: &[u8]) -> &[u8] {
     payload.get(GENL_HEADER..).unwrap_or_default()
-}
-
-pub(crate) fn transport(operation: &'static str) -> impl Fn(TransportError) -> Error {
-    move |source| Error::Transport { operation, source }
 }

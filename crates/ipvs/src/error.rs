@@ -5,7 +5,7 @@ use std::io;
 use netlink::{KernelError, TransportError};
 
 use crate::command::Command;
-use crate::vip::VipCommand;
+use crate::vip_command::VipCommand;
 
 /// One request failed, or the way to the kernel broke.
 #[derive(Debug, thiserror::Error)]
@@ -116,4 +116,9 @@ impl Error {
         matches!(self, Self::Command { command, source } if source.errno == libc::ENOENT
             && matches!(**command, Command::NewService(..) | Command::SetService(..)))
     }
+}
+
+/// For `map_err`: the transport broke while this was being done.
+pub(crate) fn transport(operation: &'static str) -> impl Fn(TransportError) -> Error {
+    move |source| Error::Transport { operation, source }
 }

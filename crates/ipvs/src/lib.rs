@@ -1,8 +1,8 @@
 //! The IPVS family of generic netlink, and what a proxy on IPVS needs beside it: VIPs, node addresses, sysctls.
 //!
 //! Reading order: [`virtual_server`] (the objects), [`command`] (their changes), [`message`] (both on the wire),
-//! [`client`] (the family), [`proc_table`] (the kernel's own list), [`vip`] (routes, addresses, `kube-ipvs0`),
-//! [`node_address`], [`sysctl`]. Knows nothing of Kubernetes.
+//! [`client`] (the family), [`proc_table`] (the kernel's own list), [`vip_command`] and [`vip`] (routes, addresses,
+//! `kube-ipvs0`), [`node_address`], [`sysctl`]. Knows nothing of Kubernetes.
 
 pub mod client;
 pub mod command;
@@ -14,6 +14,7 @@ pub mod scheduler;
 pub mod sysctl;
 pub mod uapi;
 pub mod vip;
+pub mod vip_command;
 pub mod virtual_server;
 
 pub use client::Ipvs;
@@ -22,7 +23,8 @@ pub use error::Error;
 pub use message::{Info, RealServerState, Statistics, Timeouts, VirtualServerState};
 pub use netlink::Counters;
 pub use scheduler::SchedulerName;
-pub use vip::{VipCommand, Vips};
+pub use vip::Vips;
+pub use vip_command::VipCommand;
 pub use virtual_server::{
     Family, Flags, Forward, Persistence, Protocol, RealServer, RealServerConfig, VirtualServer, VirtualServerConfig,
 };

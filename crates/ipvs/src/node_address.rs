@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::error::Error;
-use crate::vip::DEVICE;
+use crate::vip_command::DEVICE;
 
 /// Changes that come together (an interface with its addresses) are told once.
 const SETTLE: Duration = Duration::from_millis(20);

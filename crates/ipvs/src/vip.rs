@@ -1,6 +1,5 @@
 //! VIPs: the local route that makes one live, and its address on `kube-ipvs0` for those who look there (L4).
 
-use std::fmt;
 use std::net::IpAddr;
 
 use netlink::socket::NLM_F_REQUEST;
@@ -13,15 +12,8 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 
-use crate::client::transport;
-use crate::error::Error;
-
-/// The dummy device that carries the VIPs' addresses; kube-proxy's name for it.
-pub const DEVICE: &str = "kube-ipvs0";
-
-/// Protocol number of our routes. linux/rtnetlink.h and iproute2's rt_protos assign 0–4, 8–18, 42, 99 and 186–192;
-/// those below 4 are the kernel's own, the rest is free to choose.
-pub const RTPROT_KUBE_IPVS: u8 = 163;
+use crate::error::{Error, transport};
+use crate::vip_command::{DEVICE, RTPROT_KUBE_IPVS, VipCommand};
 
 // linux/netlink.h, linux/rtnetlink.h
 const NETLINK_ROUTE: isize = 0;
@@ -38,19 +30,6 @@ const RT_TABLE_LOCAL: u8 = 255;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
-
-/// One change of a VIP: one netlink message, one answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum VipCommand {
-    /// Adds the local route. There already: EEXIST.
-    AddRoute(IpAddr),
-    /// Removes it. Missing: ESRCH.
-    DelRoute(IpAddr),
-    /// Adds the address to `kube-ipvs0`. There already: EEXIST.
-    AddAddress(IpAddr),
-    /// Removes it. Missing: EADDRNOTAVAIL.
-    DelAddress(IpAddr),
-}
 
 /// Routes, addresses and the device, in the network namespace in which it was opened.
 #[derive(Debug)]
@@ -339,30 +318,4 @@ fn emit(buffer: &mut Vec<u8>, message: &impl Emitable) {
     let start = buffer.len();
     buffer.resize(start + message.buffer_len(), 0);
     message.emit(buffer.get_mut(start..).unwrap_or_default());
-}
-
-impl fmt::Display for VipCommand {
-    /// The line that `ip -batch -` takes.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = |ip: &IpAddr| if ip.is_ipv4() { 32 } else { 128 };
-        match self {
-            Self::AddRoute(ip) => {
-                write!(
-                    f,
-                    "route add local {ip}/{} dev lo table local scope host proto {RTPROT_KUBE_IPVS}",
-                    prefix(ip)
-                )
-            }
-            Self::DelRoute(ip) => {
-                write!(
-                    f,
-                    "route del local {ip}/{} dev lo table local scope host proto {RTPROT_KUBE_IPVS}",
-                    prefix(ip)
-                )
-            }
-            Self::AddAddress(ip) if ip.is_ipv6() => write!(f, "address add {ip}/128 dev {DEVICE} nodad"),
-            Self::AddAddress(ip) => write!(f, "address add {ip}/32 dev {DEVICE}"),
-            Self::DelAddress(ip) => write!(f, "address del {ip}/{} dev {DEVICE}", prefix(ip)),
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::cluster::{Config, NodePortAddresses};
+use crate::config::{Config, NodePortAddresses};
 use crate::frontend::{AddressKind, FrontendKey};
 use crate::name::ObjectName;
 use crate::object::{Family, IpMode, Service, ServiceType, TrafficPolicy};

@@ -7,6 +7,7 @@
 
 mod claim;
 pub mod cluster;
+pub mod config;
 mod endpoint_cache;
 pub mod event;
 mod face;
@@ -18,7 +19,8 @@ mod program;
 mod rotation;
 pub mod scheduler;
 
-pub use cluster::{Cluster, Config, NodePortAddresses};
+pub use cluster::Cluster;
+pub use config::{Config, NodePortAddresses};
 pub use event::{Change, Event, Kind};
 pub use frontend::{AddressKind, Frontend, FrontendKey, HealthCheck, Program, Refusal, Rejection, Target};
 pub use name::ObjectName;

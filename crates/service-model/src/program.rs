@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::claim::Claims;
-use crate::cluster::Config;
+use crate::config::Config;
 use crate::endpoint_cache::{Slice, ZoneSets, candidates};
 use crate::event::Kind;
 use crate::face::{Face, Nodes, external_local, faces, family_of, is_programmable};

@@ -8,6 +8,7 @@ use crate::object::{
     Endpoint, EndpointPort, ExternalIp, Family, IpMode, LoadBalancerIngress, Protocol, ServicePort, ServiceType,
     TrafficPolicy,
 };
+use crate::scheduler::Scheduler;
 
 fn cluster() -> Cluster {
     Cluster::new(Config {
