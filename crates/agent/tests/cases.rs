@@ -13,6 +13,35 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+/// The JSON form has the same ops, in the same order.
+fn check_json(case: &Path) {
+    let run = |more: &[&str]| {
+        let arguments = fs::read_to_string(case.join("arguments")).unwrap_or_default();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kube-ipvs"));
+        command
+            .args(["plan", "--hostname-override", "node-a", "--manifests"])
+            .arg(case.join("manifests"));
+        command.args(arguments.lines()).args(more).output().unwrap().stdout
+    };
+    let json: serde_json::Value = serde_json::from_slice(&run(&["-o", "json"])).unwrap();
+    let ops: Vec<_> = json["ops"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|op| op["op"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        ops,
+        String::from_utf8_lossy(&run(&[])).lines().collect::<Vec<_>>(),
+        "{}",
+        case.display()
+    );
+    assert_eq!(
+        json["rejections"].as_array().unwrap().is_empty(),
+        !case.join("rejected").exists()
+    );
+}
+
 fn check(case: &Path, update: bool) -> Vec<String> {
     let arguments = fs::read_to_string(case.join("arguments")).unwrap_or_default();
     let output = Command::new(env!("CARGO_BIN_EXE_kube-ipvs"))
@@ -58,6 +87,7 @@ fn every_case() {
     cases.retain(|path| path.is_dir());
     cases.sort();
     assert!(!cases.is_empty());
+    cases.iter().for_each(|case| check_json(case));
     let wrong: Vec<_> = cases.iter().flat_map(|case| check(case, update)).collect();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -128,8 +128,12 @@ pub fn install(wanted: &[(&str, &str)]) -> Result<()> {
         .into_iter()
         .chain(missing)
         .collect();
-    // Only where the package lists are old or absent does the first try fail.
-    if apt(&install).is_err() {
+    // A fresh machine has no package lists; old ones name packages that are gone.
+    let lists = std::fs::read_dir("/var/lib/apt/lists").into_iter().flatten().flatten();
+    let known = lists
+        .into_iter()
+        .any(|list| list.file_name().to_string_lossy().contains("_Packages"));
+    if !known || apt(&install).is_err() {
         apt(&["update", "-qq"])?;
         apt(&install)?;
     }
