@@ -17,6 +17,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("netlink", &[]),
     ("api-watch", &["service-model"]),
     ("ipvs", &["netlink"]),
+    ("nftables", &["netlink"]),
     ("dataplane", &["service-model", "ipvs"]),
     ("agent", &["service-model", "api-watch", "ipvs", "dataplane"]),
     ("testbed", &[]),

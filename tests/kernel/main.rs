@@ -11,6 +11,7 @@ mod conformance;
 mod daemon;
 mod ipvs;
 mod load;
+mod nftables;
 mod scheduler;
 mod seen;
 mod work;

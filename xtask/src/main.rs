@@ -126,6 +126,7 @@ fn run(task: Task) -> Result<ExitCode> {
 const GUEST_PACKAGES: &[(&str, &str)] = &[
     ("ipvsadm", "ipvsadm"),
     ("iproute2", "ip"),
+    ("nftables", "nft"),
     ("procps", "sysctl"),
     ("busybox-static", "busybox"),
     ("util-linux", "unshare"),

@@ -85,6 +85,21 @@ impl Chunk<'_> {
         self.ends.len()
     }
 
+    /// Sets a flag of the message at a place.
+    pub(crate) fn acknowledge(&mut self, place: usize, flag: u16) {
+        let at = place
+            .checked_sub(1)
+            .and_then(|before| self.ends.get(before))
+            .map_or(0, |end| end - self.start);
+        if let Some(header) = self.bytes.get_mut(at..at + HEADER) {
+            let flags = header
+                .get(6..)
+                .and_then(crate::attribute::array)
+                .map_or(0, u16::from_ne_bytes);
+            write_at(header, 6, &(flags | flag).to_ne_bytes());
+        }
+    }
+
     /// Numbers the messages from `sequence` on and asks for an acknowledgement of the last; errors always come.
     pub(crate) fn number(&mut self, sequence: u32, acknowledge: u16) {
         let mut at = 0;

@@ -143,6 +143,44 @@ impl Socket {
         Ok(answers)
     }
 
+    /// Sends all messages at once and returns the kernel's answer to each, in order: for families that execute what
+    /// stands between two marks (nfnetlink's BATCH_BEGIN and BATCH_END) as a whole. Where one answer is an error,
+    /// nothing was executed (net/netfilter/nfnetlink.c, `nfnetlink_rcv_batch`).
+    ///
+    /// # Errors
+    /// Where the transport broke, or the messages are more than a `sendmsg` takes; whether they were executed is then
+    /// unknown.
+    pub fn transaction(&mut self, mut batch: Batch) -> Result<Vec<Result<(), KernelError>>, TransportError> {
+        let count = batch.len();
+        let mut answers = Vec::with_capacity(count);
+        answers.resize_with(count, || Ok(()));
+        let first = self.sequence.wrapping_add(1);
+        let mut whole = batch.chunk(0, usize::MAX, usize::MAX);
+        // The marks themselves are not acknowledged by older kernels.
+        let last = u32::try_from(count.saturating_sub(2)).unwrap_or(u32::MAX);
+        whole.number(first, 0);
+        whole.acknowledge(count.saturating_sub(2), NLM_F_ACK);
+        self.sequence = first.wrapping_add(last).wrapping_add(1);
+        send(&self.raw, &mut self.counters, whole.bytes, count)?;
+        let mut waiting = true;
+        while waiting {
+            self.receive()?;
+            for message in Messages(&self.datagram) {
+                let number = message.sequence.wrapping_sub(first);
+                if message.kind != NLMSG_ERROR || number > last.saturating_add(1) {
+                    continue;
+                }
+                let answer = message.acknowledgement()?;
+                // An error of the begin stands for the whole, and is the only answer then.
+                waiting &= number != last && (number != 0 || answer.is_ok());
+                if let Some(place) = usize::try_from(number).ok().and_then(|number| answers.get_mut(number)) {
+                    *place = answer;
+                }
+            }
+        }
+        Ok(answers)
+    }
+
     /// Asks for a list. `each` gets type and payload of every message of it, in the kernel's order.
     ///
     /// # Errors

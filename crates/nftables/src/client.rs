@@ -1,0 +1,119 @@
+//! Transactions: all commands or none; and what the kernel holds.
+
+use netlink::attribute::put_str;
+use netlink::{Batch, Counters, KernelError, Socket};
+
+use crate::command::{Command, Table};
+use crate::error::{Error, transport};
+use crate::message::{decode_elements, decode_rule, encode, put_header};
+use crate::set::{Element, Set};
+use crate::uapi::{
+    NETLINK_NETFILTER, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE,
+    NFT_MSG_GETSETELEM, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+};
+
+/// A socket to nf_tables of the network namespace in which it was opened.
+#[derive(Debug)]
+pub struct Nftables {
+    socket: Socket,
+}
+
+impl Nftables {
+    /// Opens a socket.
+    ///
+    /// # Errors
+    /// Where the socket cannot be made.
+    pub fn open() -> Result<Self, Error> {
+        let socket = Socket::open(NETLINK_NETFILTER).map_err(transport("open the netfilter socket"))?;
+        Ok(Self { socket })
+    }
+
+    /// Executes commands as one transaction: the kernel takes all or none. No commands cost nothing.
+    ///
+    /// # Errors
+    /// [`Error::Command`] names the first command that was refused; nothing has changed then.
+    pub fn commit(&mut self, commands: &[Command]) -> Result<(), Error> {
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new();
+        let mark = |batch: &mut Batch, kind: u16| {
+            batch.push(kind, netlink::socket::NLM_F_REQUEST, |buffer| {
+                put_header(buffer, 0, NFNL_SUBSYS_NFTABLES);
+            });
+        };
+        mark(&mut batch, NFNL_MSG_BATCH_BEGIN);
+        for command in commands {
+            let mut payload = Vec::new();
+            let (kind, flags) = encode(command, &mut payload);
+            let kind = NFNL_SUBSYS_NFTABLES << 8 | kind;
+            batch.push(kind, netlink::socket::NLM_F_REQUEST | flags, |buffer| {
+                buffer.extend(payload);
+            });
+        }
+        mark(&mut batch, NFNL_MSG_BATCH_END);
+        let answers = self
+            .socket
+            .transaction(batch)
+            .map_err(transport("send a transaction"))?;
+        refused(&answers, commands).map_or(Ok(()), Err)
+    }
+
+    /// The elements of a set, in the kernel's order.
+    ///
+    /// # Errors
+    /// The table or the set is not there (ENOENT), or the transport broke.
+    pub fn elements(&mut self, table: &Table, set: &Set) -> Result<Vec<Element>, Error> {
+        let mut found = Vec::new();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETSETELEM;
+        let ask = |buffer: &mut Vec<u8>| {
+            put_header(buffer, table.family.number(), 0);
+            put_str(buffer, NFTA_SET_ELEM_LIST_TABLE, &table.name);
+            put_str(buffer, NFTA_SET_ELEM_LIST_SET, &set.name);
+        };
+        self.socket
+            .dump(kind, ask, |_, payload| found.extend(decode_elements(set, payload)))
+            .map_err(transport("list the elements of a set"))?;
+        Ok(found)
+    }
+
+    /// Chain and fingerprint ([`fingerprint`](crate::message::fingerprint)) of each rule of a table, in order within
+    /// each chain; empty where there is no such table.
+    ///
+    /// # Errors
+    /// Where the transport broke.
+    pub fn rules(&mut self, table: &Table) -> Result<Vec<(String, Vec<u8>)>, Error> {
+        let mut found = Vec::new();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETRULE;
+        let ask = |buffer: &mut Vec<u8>| {
+            put_header(buffer, table.family.number(), 0);
+            put_str(buffer, NFTA_RULE_TABLE, &table.name);
+        };
+        self.socket
+            .dump(kind, ask, |_, payload| found.extend(decode_rule(payload)))
+            .map_err(transport("list the rules of a table"))?;
+        Ok(found)
+    }
+
+    /// What went over the socket so far.
+    pub fn counters(&self) -> Counters {
+        self.socket.counters()
+    }
+}
+
+/// The first refusal. Answers are those to the begin, to each command, and to the end.
+fn refused(answers: &[Result<(), KernelError>], commands: &[Command]) -> Option<Error> {
+    let (at, source) = answers
+        .iter()
+        .enumerate()
+        .find_map(|(at, answer)| Some((at, answer.as_ref().err()?.clone())))?;
+    let place = at.checked_sub(1);
+    Some(match place.and_then(|place| Some((place, commands.get(place)?))) {
+        Some((place, command)) => Error::Command {
+            command: command.to_string(),
+            place,
+            source,
+        },
+        None => Error::Commit(source),
+    })
+}

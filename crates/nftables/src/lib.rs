@@ -1,0 +1,21 @@
+//! The part of nf_tables that a Service proxy needs, as values: what prints in `nft` syntax is what goes to the kernel.
+//!
+//! Reading order: [`value`] (addresses, ports, marks, verdicts and their concatenations), [`set`], [`rule`] (chains and
+//! rules), [`command`] (changes), [`message`] (their bytes), [`client`] (one atomic transaction, dumps). Runs no `nft`;
+//! knows nothing of Services.
+
+pub mod client;
+pub mod command;
+pub mod error;
+pub mod message;
+pub mod rule;
+pub mod set;
+pub mod uapi;
+pub mod value;
+
+pub use client::Nftables;
+pub use command::{Command, Table};
+pub use error::Error;
+pub use rule::{Chain, ChainKind, Field, Hook, Rule, Statement};
+pub use set::{Element, Set, SetData};
+pub use value::{DataType, Family, Value, Verdict};

@@ -1,0 +1,480 @@
+//! Commands as bytes, and elements and rules from bytes. Decoding never panics; what is not ours is passed over.
+
+use netlink::attribute::{Attribute, Attributes, put, put_nested, put_str};
+
+use crate::command::{Command, Table};
+use crate::rule::{Chain, ChainKind, Field, Rule, Statement};
+use crate::set::{Element, ElementData, Set, SetData};
+use crate::uapi::*;
+use crate::value::{DataType, Family, Verdict, key_bytes, read_key};
+
+/// `struct nfgenmsg`: family, version, resource id (big-endian).
+pub(crate) fn put_header(buffer: &mut Vec<u8>, family: u8, resource: u16) {
+    buffer.extend_from_slice(&[family, 0]);
+    buffer.extend_from_slice(&resource.to_be_bytes());
+}
+
+/// Bytes of `struct nfgenmsg`.
+pub(crate) const HEADER: usize = 4;
+
+/// Message type, flags and payload of a command.
+pub fn encode(command: &Command, buffer: &mut Vec<u8>) -> (u16, u16) {
+    let table = command.table();
+    put_header(buffer, table.family.number(), 0);
+    let name = table.name.as_str();
+    match command {
+        Command::AddTable(_) => {
+            put_str(buffer, NFTA_TABLE_NAME, name);
+            (NFT_MSG_NEWTABLE, NLM_F_CREATE)
+        }
+        Command::DeleteTable(_) => {
+            put_str(buffer, NFTA_TABLE_NAME, name);
+            (NFT_MSG_DELTABLE, 0)
+        }
+        Command::AddChain(_, chain) => {
+            put_str(buffer, NFTA_CHAIN_TABLE, name);
+            put_chain(buffer, chain);
+            (NFT_MSG_NEWCHAIN, NLM_F_CREATE)
+        }
+        Command::AddSet(_, set) => {
+            put_str(buffer, NFTA_SET_TABLE, name);
+            put_set(buffer, set);
+            (NFT_MSG_NEWSET, NLM_F_CREATE)
+        }
+        Command::AddRule(_, rule) => {
+            put_str(buffer, NFTA_RULE_TABLE, name);
+            put_rule(buffer, table.family, rule);
+            (NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
+        }
+        Command::AddElements(_, set, elements) => {
+            put_elements(buffer, name, set, elements);
+            (NFT_MSG_NEWSETELEM, NLM_F_CREATE)
+        }
+        Command::DeleteElements(_, set, elements) => {
+            put_elements(buffer, name, set, elements);
+            (NFT_MSG_DELSETELEM, 0)
+        }
+    }
+}
+
+fn put_be32(buffer: &mut Vec<u8>, kind: u16, value: u32) {
+    put(buffer, kind, &value.to_be_bytes());
+}
+
+fn put_chain(buffer: &mut Vec<u8>, chain: &Chain) {
+    put_str(buffer, NFTA_CHAIN_NAME, &chain.name);
+    if let Some((kind, hook, priority)) = chain.hook {
+        put_nested(buffer, NFTA_CHAIN_HOOK, |buffer| {
+            put_be32(buffer, NFTA_HOOK_HOOKNUM, hook.number());
+            put(buffer, NFTA_HOOK_PRIORITY, &priority.to_be_bytes());
+        });
+        put(buffer, NFTA_CHAIN_POLICY, &NF_ACCEPT.to_be_bytes());
+        put_str(
+            buffer,
+            NFTA_CHAIN_TYPE,
+            match kind {
+                ChainKind::Filter => "filter",
+                ChainKind::Nat => "nat",
+            },
+        );
+    }
+}
+
+/// nft's number of a concatenated type: six bits for each part (nftables, include/datatype.h).
+fn type_number(types: &[DataType]) -> u32 {
+    types.iter().fold(0, |number, part| number << 6 | part.number())
+}
+
+fn length(types: &[DataType]) -> u32 {
+    match types {
+        [only] => only.length(),
+        several => several.iter().map(|part| part.padded()).sum(),
+    }
+}
+
+fn put_set(buffer: &mut Vec<u8>, set: &Set) {
+    put_str(buffer, NFTA_SET_NAME, &set.name);
+    let concatenated = set.key.len() > 1;
+    let flags = [
+        (set.intervals, NFT_SET_INTERVAL),
+        (set.intervals && concatenated, NFT_SET_CONCAT),
+        (set.timeouts, NFT_SET_TIMEOUT),
+        (set.data != SetData::None, NFT_SET_MAP),
+    ];
+    let flags = flags
+        .into_iter()
+        .filter(|(is, _)| *is)
+        .fold(0, |all, (_, flag)| all | flag);
+    put_be32(buffer, NFTA_SET_FLAGS, flags);
+    put_be32(buffer, NFTA_SET_KEY_TYPE, type_number(&set.key));
+    put_be32(buffer, NFTA_SET_KEY_LEN, length(&set.key));
+    match &set.data {
+        SetData::None => {}
+        SetData::Verdict => put_be32(buffer, NFTA_SET_DATA_TYPE, NFT_DATA_VERDICT),
+        SetData::Values(types) => {
+            put_be32(buffer, NFTA_SET_DATA_TYPE, type_number(types));
+            put_be32(buffer, NFTA_SET_DATA_LEN, length(types));
+        }
+    }
+    // The kernel wants a number that is this set's within the transaction, also where nothing refers to it by that.
+    put_be32(buffer, NFTA_SET_ID, 1);
+    if concatenated && set.intervals {
+        put_nested(buffer, NFTA_SET_DESC, |buffer| {
+            put_nested(buffer, NFTA_SET_DESC_CONCAT, |buffer| {
+                for part in &set.key {
+                    put_nested(buffer, NFTA_LIST_ELEM, |buffer| {
+                        put_be32(buffer, NFTA_SET_FIELD_LEN, part.length());
+                    });
+                }
+            });
+        });
+    }
+}
+
+fn put_elements(buffer: &mut Vec<u8>, table: &str, set: &Set, elements: &[Element]) {
+    put_str(buffer, NFTA_SET_ELEM_LIST_TABLE, table);
+    put_str(buffer, NFTA_SET_ELEM_LIST_SET, &set.name);
+    put_nested(buffer, NFTA_SET_ELEM_LIST_ELEMENTS, |buffer| {
+        for element in elements {
+            put_nested(buffer, NFTA_LIST_ELEM, |buffer| put_element(buffer, set, element));
+        }
+    });
+}
+
+fn put_element(buffer: &mut Vec<u8>, set: &Set, element: &Element) {
+    put_value(buffer, NFTA_SET_ELEM_KEY, &key_bytes(&element.key));
+    // A set of ranges has an end for each element, also where the range is one key.
+    if set.intervals {
+        put_value(
+            buffer,
+            NFTA_SET_ELEM_KEY_END,
+            &key_bytes(element.end.as_ref().unwrap_or(&element.key)),
+        );
+    }
+    match &element.data {
+        ElementData::None => {}
+        ElementData::Verdict(verdict) => put_nested(buffer, NFTA_SET_ELEM_DATA, |buffer| put_verdict(buffer, verdict)),
+        ElementData::Values(values) => put_value(buffer, NFTA_SET_ELEM_DATA, &key_bytes(values)),
+    }
+    if let Some(timeout) = element.timeout {
+        let milliseconds = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        put(buffer, NFTA_SET_ELEM_TIMEOUT, &milliseconds.to_be_bytes());
+    }
+}
+
+fn put_value(buffer: &mut Vec<u8>, kind: u16, bytes: &[u8]) {
+    put_nested(buffer, kind, |buffer| put(buffer, NFTA_DATA_VALUE, bytes));
+}
+
+fn put_verdict(buffer: &mut Vec<u8>, verdict: &Verdict) {
+    let (code, chain) = verdict.code();
+    put_nested(buffer, NFTA_DATA_VERDICT, |buffer| {
+        put(buffer, NFTA_VERDICT_CODE, &code.to_be_bytes());
+        if let Some(chain) = chain {
+            put_str(buffer, NFTA_VERDICT_CHAIN, chain);
+        }
+    });
+}
+
+fn put_rule(buffer: &mut Vec<u8>, family: Family, rule: &Rule) {
+    put_str(buffer, NFTA_RULE_CHAIN, &rule.chain);
+    put_nested(buffer, NFTA_RULE_EXPRESSIONS, |buffer| {
+        let mut expressions = Expressions { buffer, family };
+        for statement in &rule.statements {
+            expressions.statement(statement);
+        }
+    });
+    put(buffer, NFTA_RULE_USERDATA, &fingerprint(family, rule));
+}
+
+/// What tells a rule of ours when it is read again: a hash of its text. (FNV-1a, 64 bits.)
+///
+/// nft takes user data for a list of type, length, value; the type 255 is none of its own.
+pub fn fingerprint(family: Family, rule: &Rule) -> Vec<u8> {
+    let hash = rule
+        .text(family)
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    let mut bytes = vec![255, 8];
+    bytes.extend(hash.to_be_bytes());
+    bytes
+}
+
+/// Writes statements as the kernel's expressions, over its 32-bit registers.
+struct Expressions<'a> {
+    buffer: &'a mut Vec<u8>,
+    family: Family,
+}
+
+/// The first register: values for a look-up begin there.
+const FIRST: u32 = NFT_REG32_00;
+
+impl Expressions<'_> {
+    fn add(&mut self, name: &str, fill: impl FnOnce(&mut Vec<u8>)) {
+        put_nested(self.buffer, NFTA_LIST_ELEM, |buffer| {
+            put_str(buffer, NFTA_EXPR_NAME, name);
+            put_nested(buffer, NFTA_EXPR_DATA, fill);
+        });
+    }
+
+    fn statement(&mut self, statement: &Statement) {
+        match statement {
+            Statement::CtNew => {
+                self.add("ct", |buffer| {
+                    put_be32(buffer, NFTA_CT_KEY, NFT_CT_STATE);
+                    put_be32(buffer, NFTA_CT_DREG, FIRST);
+                });
+                self.bitwise(NF_CT_STATE_NEW, 0);
+                self.compare(NFT_CMP_NEQ, &0_u32.to_ne_bytes());
+            }
+            Statement::SourceLocal => self.fib_local(NFTA_FIB_F_SADDR),
+            Statement::DestinationLocal => self.fib_local(NFTA_FIB_F_DADDR),
+            Statement::In(fields, set) => self.look_up(fields, set, 0, None),
+            Statement::NotIn(fields, set) => self.look_up(fields, set, NFT_LOOKUP_F_INV, None),
+            Statement::Proto(number) => {
+                self.load(Field::L4Proto, FIRST);
+                self.compare(NFT_CMP_EQ, &[*number]);
+            }
+            Statement::FromInterface(name) => {
+                self.meta(NFT_META_IIFNAME, FIRST);
+                // IFNAMSIZ bytes: the whole name with its end.
+                let mut bytes = name.as_bytes().to_vec();
+                bytes.resize(16, 0);
+                self.compare(NFT_CMP_EQ, &bytes);
+            }
+            Statement::MarkIs { mask, value } => {
+                self.meta(NFT_META_MARK, FIRST);
+                self.bitwise(*mask, 0);
+                self.compare(NFT_CMP_EQ, &value.to_ne_bytes());
+            }
+            Statement::MarkOr(bits) => self.change_mark(!bits, *bits),
+            Statement::MarkClear(bits) => self.change_mark(!bits, 0),
+            Statement::VerdictMap(fields, map) => self.look_up(fields, map, 0, Some(NFT_REG_VERDICT)),
+            Statement::DnatMap(fields, map) => {
+                self.look_up(fields, map, 0, Some(FIRST));
+                let port = FIRST + Field::Daddr.data_type(self.family).padded() / 4;
+                self.dnat(Some(port));
+            }
+            Statement::DnatToItself => {
+                self.load(Field::Daddr, FIRST);
+                self.dnat(None);
+            }
+            Statement::Masquerade => {
+                self.add("masq", |buffer| {
+                    put_be32(buffer, NFTA_MASQ_FLAGS, NF_NAT_RANGE_PROTO_RANDOM_FULLY);
+                });
+            }
+            Statement::RejectTcp => self.add("reject", |buffer| {
+                put_be32(buffer, NFTA_REJECT_TYPE, NFT_REJECT_TCP_RST);
+                put(buffer, NFTA_REJECT_ICMP_CODE, &[0]);
+            }),
+            Statement::RejectPort => {
+                let code = match self.family {
+                    Family::Ip => ICMP_PORT_UNREACH,
+                    Family::Ip6 => ICMPV6_PORT_UNREACH,
+                };
+                self.add("reject", |buffer| {
+                    put_be32(buffer, NFTA_REJECT_TYPE, NFT_REJECT_ICMP_UNREACH);
+                    put(buffer, NFTA_REJECT_ICMP_CODE, &[code]);
+                });
+            }
+            Statement::Verdict(verdict) => self.add("immediate", |buffer| {
+                put_be32(buffer, NFTA_IMMEDIATE_DREG, NFT_REG_VERDICT);
+                put_nested(buffer, NFTA_IMMEDIATE_DATA, |buffer| put_verdict(buffer, verdict));
+            }),
+        }
+    }
+
+    /// Loads the fields behind each other and looks them up.
+    fn look_up(&mut self, fields: &[Field], set: &str, flags: u32, into: Option<u32>) {
+        let mut register = FIRST;
+        for field in fields {
+            self.load(*field, register);
+            register += field.data_type(self.family).padded() / 4;
+        }
+        self.add("lookup", |buffer| {
+            put_str(buffer, NFTA_LOOKUP_SET, set);
+            put_be32(buffer, NFTA_LOOKUP_SREG, FIRST);
+            if let Some(into) = into {
+                put_be32(buffer, NFTA_LOOKUP_DREG, into);
+            }
+            if flags != 0 {
+                put_be32(buffer, NFTA_LOOKUP_FLAGS, flags);
+            }
+        });
+    }
+
+    fn load(&mut self, field: Field, register: u32) {
+        // Offsets: struct iphdr, struct ipv6hdr; ports lead the headers of TCP, UDP and SCTP.
+        let (base, offset) = match (field, self.family) {
+            (Field::L4Proto, _) => return self.meta(NFT_META_L4PROTO, register),
+            (Field::Mark, _) => return self.meta(NFT_META_MARK, register),
+            (Field::Saddr, Family::Ip) => (NFT_PAYLOAD_NETWORK_HEADER, 12),
+            (Field::Daddr, Family::Ip) => (NFT_PAYLOAD_NETWORK_HEADER, 16),
+            (Field::Saddr, Family::Ip6) => (NFT_PAYLOAD_NETWORK_HEADER, 8),
+            (Field::Daddr, Family::Ip6) => (NFT_PAYLOAD_NETWORK_HEADER, 24),
+            (Field::Sport, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 0),
+            (Field::Dport, _) => (NFT_PAYLOAD_TRANSPORT_HEADER, 2),
+        };
+        let length = field.data_type(self.family).length();
+        self.add("payload", |buffer| {
+            put_be32(buffer, NFTA_PAYLOAD_DREG, register);
+            put_be32(buffer, NFTA_PAYLOAD_BASE, base);
+            put_be32(buffer, NFTA_PAYLOAD_OFFSET, offset);
+            put_be32(buffer, NFTA_PAYLOAD_LEN, length);
+        });
+    }
+
+    fn meta(&mut self, key: u32, register: u32) {
+        self.add("meta", |buffer| {
+            put_be32(buffer, NFTA_META_KEY, key);
+            put_be32(buffer, NFTA_META_DREG, register);
+        });
+    }
+
+    fn fib_local(&mut self, flags: u32) {
+        self.add("fib", |buffer| {
+            put_be32(buffer, NFTA_FIB_FLAGS, flags);
+            put_be32(buffer, NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
+            put_be32(buffer, NFTA_FIB_DREG, FIRST);
+        });
+        self.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
+    }
+
+    /// The first register becomes itself under a mask, with bits turned over.
+    fn bitwise(&mut self, mask: u32, xor: u32) {
+        self.add("bitwise", |buffer| {
+            put_be32(buffer, NFTA_BITWISE_SREG, FIRST);
+            put_be32(buffer, NFTA_BITWISE_DREG, FIRST);
+            put_be32(buffer, NFTA_BITWISE_LEN, 4);
+            put_value(buffer, NFTA_BITWISE_MASK, &mask.to_ne_bytes());
+            put_value(buffer, NFTA_BITWISE_XOR, &xor.to_ne_bytes());
+        });
+    }
+
+    fn change_mark(&mut self, mask: u32, xor: u32) {
+        self.meta(NFT_META_MARK, FIRST);
+        self.bitwise(mask, xor);
+        self.add("meta", |buffer| {
+            put_be32(buffer, NFTA_META_KEY, NFT_META_MARK);
+            put_be32(buffer, NFTA_META_SREG, FIRST);
+        });
+    }
+
+    fn compare(&mut self, operation: u32, bytes: &[u8]) {
+        self.add("cmp", |buffer| {
+            put_be32(buffer, NFTA_CMP_SREG, FIRST);
+            put_be32(buffer, NFTA_CMP_OP, operation);
+            put_value(buffer, NFTA_CMP_DATA, bytes);
+        });
+    }
+
+    fn dnat(&mut self, port: Option<u32>) {
+        let family = u32::from(self.family.number());
+        self.add("nat", |buffer| {
+            put_be32(buffer, NFTA_NAT_TYPE, NFT_NAT_DNAT);
+            put_be32(buffer, NFTA_NAT_FAMILY, family);
+            put_be32(buffer, NFTA_NAT_REG_ADDR_MIN, FIRST);
+            if let Some(port) = port {
+                put_be32(buffer, NFTA_NAT_REG_PROTO_MIN, port);
+            }
+        });
+    }
+}
+
+/// The elements in a message of a dump, of a set of this form.
+pub fn decode_elements(set: &Set, payload: &[u8]) -> Vec<Element> {
+    let attributes = Attributes(payload.get(HEADER..).unwrap_or_default());
+    attributes
+        .filter(|attribute| attribute.kind == NFTA_SET_ELEM_LIST_ELEMENTS)
+        .flat_map(|list| list.nested())
+        .filter_map(|element| decode_element(set, &element))
+        .collect()
+}
+
+fn decode_element(set: &Set, element: &Attribute<'_>) -> Option<Element> {
+    let find = |kind: u16| element.nested().find(|attribute| attribute.kind == kind);
+    let flags = find(NFTA_SET_ELEM_FLAGS)
+        .and_then(|attribute| be32(&attribute))
+        .unwrap_or(0);
+    if flags & NFT_SET_ELEM_INTERVAL_END != 0 {
+        return None;
+    }
+    let key = read_key(&set.key, value(&find(NFTA_SET_ELEM_KEY)?)?)?;
+    let end = find(NFTA_SET_ELEM_KEY_END)
+        .and_then(|end| read_key(&set.key, value(&end)?))
+        .filter(|end| *end != key);
+    let data = match &set.data {
+        SetData::None => ElementData::None,
+        SetData::Verdict => ElementData::Verdict(verdict(&find(NFTA_SET_ELEM_DATA)?)?),
+        SetData::Values(types) => ElementData::Values(read_key(types, value(&find(NFTA_SET_ELEM_DATA)?)?)?),
+    };
+    let left = find(NFTA_SET_ELEM_EXPIRATION).and_then(|attribute| {
+        netlink::attribute::array(attribute.payload)
+            .map(u64::from_be_bytes)
+            .map(std::time::Duration::from_millis)
+    });
+    Some(Element {
+        key,
+        end,
+        data,
+        timeout: left,
+    })
+}
+
+fn be32(attribute: &Attribute<'_>) -> Option<u32> {
+    netlink::attribute::array(attribute.payload).map(u32::from_be_bytes)
+}
+
+fn value<'a>(attribute: &Attribute<'a>) -> Option<&'a [u8]> {
+    attribute
+        .nested()
+        .find(|inner| inner.kind == NFTA_DATA_VALUE)
+        .map(|inner| inner.payload)
+}
+
+fn verdict(attribute: &Attribute<'_>) -> Option<Verdict> {
+    let inner = attribute.nested().find(|inner| inner.kind == NFTA_DATA_VERDICT)?;
+    let code = inner
+        .nested()
+        .find(|part| part.kind == NFTA_VERDICT_CODE)
+        .and_then(|part| be32(&part))?;
+    let chain = inner
+        .nested()
+        .find(|part| part.kind == NFTA_VERDICT_CHAIN)
+        .and_then(|part| part.str());
+    Verdict::from_code(i32::from_ne_bytes(code.to_ne_bytes()), chain)
+}
+
+/// Chain and fingerprint of a rule in a message of a dump.
+pub fn decode_rule(payload: &[u8]) -> Option<(String, Vec<u8>)> {
+    let attributes = || Attributes(payload.get(HEADER..).unwrap_or_default());
+    let chain = attributes()
+        .find(|attribute| attribute.kind == NFTA_RULE_CHAIN)?
+        .str()?
+        .to_owned();
+    let user_data = attributes().find(|attribute| attribute.kind == NFTA_RULE_USERDATA);
+    Some((
+        chain,
+        user_data
+            .map(|attribute| attribute.payload.to_vec())
+            .unwrap_or_default(),
+    ))
+}
+
+impl Command {
+    /// The table that it is about.
+    pub fn table(&self) -> &Table {
+        match self {
+            Self::AddTable(table)
+            | Self::DeleteTable(table)
+            | Self::AddChain(table, _)
+            | Self::AddSet(table, _)
+            | Self::AddRule(table, _)
+            | Self::AddElements(table, ..)
+            | Self::DeleteElements(table, ..) => table,
+        }
+    }
+}
