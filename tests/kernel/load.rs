@@ -15,6 +15,8 @@ pub(crate) fn config() -> Config {
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
         allow_external_ips: true,
+        masquerade_all: false,
+        detect_local: service_model::DetectLocal::default(),
     }
 }
 

@@ -255,10 +255,25 @@ fn strip(json: &mut Json) {
     }
 }
 
+/// nft 1.0.6 (Debian 12) turns the one byte of `meta l4proto` around in look-ups of concatenated intervals, which the
+/// kernel refuses (EOPNOTSUPP, `nft_byteorder_init`). It can list such a rule but not load it.
+fn nft_cannot_load(command: &Command) -> bool {
+    let with_protocol =
+        |fields: &[Field], set: &str| fields.contains(&Field::L4Proto) && ["sources", "pods"].contains(&set);
+    let Command::AddRule(_, rule) = command else {
+        return false;
+    };
+    rule.statements.iter().any(|statement| match statement {
+        Statement::In(fields, set) | Statement::NotIn(fields, set) => with_protocol(fields, set),
+        _ => false,
+    })
+}
+
 #[test]
 fn what_we_write_is_what_nft_makes_of_our_text() {
     for family in [Family::Ip, Family::Ip6] {
-        let commands = everything(family);
+        let (unloadable, commands): (Vec<_>, Vec<_>) = everything(family).into_iter().partition(nft_cannot_load);
+        assert_eq!(unloadable.len(), 2);
         isolate().unwrap();
         Nftables::open().unwrap().commit(&commands).unwrap();
         let ours = listing();
@@ -272,6 +287,19 @@ fn what_we_write_is_what_nft_makes_of_our_text() {
             "{ruleset}\n---\n{}",
             tool::sh("nft list ruleset").unwrap()
         );
+        // The others: nft lists them as we print them.
+        Nftables::open().unwrap().commit(&unloadable).unwrap();
+        let ruleset = tool::sh("nft list ruleset").unwrap();
+        for command in &unloadable {
+            let Command::AddRule(_, rule) = command else {
+                unreachable!()
+            };
+            let text = rule.text(family);
+            assert!(
+                ruleset.lines().any(|line| line.trim() == text),
+                "{text}\n---\n{ruleset}"
+            );
+        }
     }
 }
 

@@ -150,6 +150,8 @@ pub(crate) fn model_config(
         },
         node_port_addresses: node_port_addresses_of(node_port_addresses)?,
         allow_external_ips: true,
+        masquerade_all: false,
+        detect_local: service_model::DetectLocal::default(),
     })
 }
 

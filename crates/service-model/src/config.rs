@@ -15,6 +15,30 @@ pub struct Config {
     pub node_port_addresses: NodePortAddresses,
     /// Gate `AllowServiceExternalIPs` (T32).
     pub allow_external_ips: bool,
+    /// `iptables.masqueradeAll`: every client of a cluster IP is masqueraded (T14).
+    pub masquerade_all: bool,
+    /// What traffic comes from pods of this node (T2, T11).
+    pub detect_local: DetectLocal,
+}
+
+/// `detectLocalMode` with what it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// `ClusterCIDR`: sources within these, one of each family at most; none of a family = not detected there.
+    ClusterCidr(Vec<IpNet>),
+    /// `NodeCIDR`: sources within this node's `spec.podCIDRs`.
+    NodeCidr,
+    /// `BridgeInterface`: what comes in by this interface.
+    BridgeInterface(Box<str>),
+    /// `InterfaceNamePrefix`: what comes in by an interface whose name begins so.
+    InterfaceNamePrefix(Box<str>),
+}
+
+impl Default for DetectLocal {
+    /// kube-proxy's: `ClusterCIDR`, without one.
+    fn default() -> Self {
+        Self::ClusterCidr(Vec::new())
+    }
 }
 
 /// `nodePortAddresses` (T16).

@@ -20,7 +20,7 @@ mod rotation;
 pub mod scheduler;
 
 pub use cluster::Cluster;
-pub use config::{Config, NodePortAddresses};
+pub use config::{Config, DetectLocal, NodePortAddresses};
 pub use event::{Change, Event, Kind};
 pub use frontend::{AddressKind, Frontend, FrontendKey, HealthCheck, Program, Refusal, Rejection, Target};
 pub use name::ObjectName;

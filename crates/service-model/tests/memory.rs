@@ -47,6 +47,8 @@ fn twenty_thousand_services() {
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
         allow_external_ips: true,
+        masquerade_all: false,
+        detect_local: service_model::DetectLocal::default(),
     });
     let before = HELD.load(Ordering::Relaxed);
     for number in 0..20_000 {

@@ -110,6 +110,8 @@ fn a_bad_port_is_left_to_the_model() {
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
         allow_external_ips: true,
+        masquerade_all: false,
+        detect_local: service_model::DetectLocal::default(),
     });
     events.into_iter().for_each(|event| cluster.apply(event));
     let program = cluster.program(&ObjectName::new("default", "a"));

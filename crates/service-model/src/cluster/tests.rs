@@ -3,6 +3,7 @@
 mod history;
 
 use super::*;
+use crate::config::DetectLocal;
 use crate::frontend::{AddressKind, Frontend, HealthCheck, Refusal};
 use crate::object::{
     Endpoint, EndpointPort, ExternalIp, Family, IpMode, LoadBalancerIngress, Protocol, ServicePort, ServiceType,
@@ -16,6 +17,8 @@ fn cluster() -> Cluster {
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
         allow_external_ips: true,
+        masquerade_all: false,
+        detect_local: DetectLocal::default(),
     })
 }
 
