@@ -12,8 +12,9 @@ use crate::endpoint_cache::{Slice, ZoneSets};
 use crate::event::{Change, Event, Kind};
 use crate::face::{Face, Nodes, faces};
 use crate::frontend::{FrontendKey, Program};
+use crate::local_traffic::LocalTraffic;
 use crate::name::ObjectName;
-use crate::object::{EndpointSlice, Node, Service};
+use crate::object::{EndpointSlice, Family, Node, Service};
 use crate::program::{View, program};
 
 /// All services, all endpoints, this node.
@@ -31,6 +32,8 @@ pub struct Cluster {
     /// Services with a load-balancer or external IP, by that address (T7, T18).
     external: FxHashMap<IpAddr, FxHashSet<ObjectName>>,
     with_node_ports: FxHashSet<ObjectName>,
+    /// Services with source ranges, which admit the node or not by its addresses (T15).
+    with_ranges: FxHashSet<ObjectName>,
     touched: FxHashSet<ObjectName>,
     complete: FxHashSet<Kind>,
 }
@@ -58,6 +61,7 @@ impl Cluster {
             claims: Claims::default(),
             external: FxHashMap::default(),
             with_node_ports: FxHashSet::default(),
+            with_ranges: FxHashSet::default(),
             touched: FxHashSet::default(),
             complete: FxHashSet::default(),
         }
@@ -123,6 +127,11 @@ impl Cluster {
         self.nodes.primary().collect()
     }
 
+    /// Who is who among the clients of a family. Changes with this node's `spec.podCIDRs` at most.
+    pub fn local_traffic(&self, family: Family) -> LocalTraffic {
+        LocalTraffic::new(&self.config.detect_local, &self.nodes.pod_cidrs, family)
+    }
+
     fn set_service(&mut self, service: Service) {
         let name = service.name.clone();
         let entry = self.services.entry(name.clone()).or_default();
@@ -170,6 +179,11 @@ impl Cluster {
             self.with_node_ports.insert(name.clone());
         } else {
             self.with_node_ports.remove(name);
+        }
+        if add && !service.source_ranges.is_empty() {
+            self.with_ranges.insert(name.clone());
+        } else {
+            self.with_ranges.remove(name);
         }
     }
 
@@ -257,6 +271,7 @@ impl Cluster {
                 .filter(|(_, entry)| entry.slices.iter().any(Slice::has_zone_hints));
             self.touched.extend(hinted.map(|(name, _)| name.clone()));
         }
+        self.nodes.pod_cidrs = node.pod_cidrs;
         if self.nodes.own != node.addresses {
             self.nodes.own = node.addresses;
             if self.config.node_port_addresses == NodePortAddresses::Primary {
@@ -311,6 +326,7 @@ impl Cluster {
         if changed.is_empty() {
             return;
         }
+        self.touched.extend(self.with_ranges.iter().cloned());
         let mut users = self.with_node_ports.clone();
         users.extend(
             changed

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::config::{Config, NodePortAddresses};
@@ -18,6 +19,8 @@ pub(crate) struct Nodes {
     pub(crate) zone: Box<str>,
     /// Of this node's object: its addresses, by precedence.
     pub(crate) own: Vec<IpAddr>,
+    /// Of this node's object: `spec.podCIDRs`.
+    pub(crate) pod_cidrs: Vec<IpNet>,
     /// Addresses of other nodes (T18).
     pub(crate) others: FxHashMap<IpAddr, ObjectName>,
 }

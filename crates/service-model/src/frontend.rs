@@ -70,15 +70,44 @@ pub struct Frontend {
     /// The endpoints for this frontend's own clients: those that its traffic policy allows.
     /// In the order of insertion, which differs from node to node (T23). No address twice.
     pub endpoints: Vec<Target>,
-    /// The endpoints for insiders (pods of this node and the node itself), where they differ: the short circuit
-    /// of an external address with `externalTrafficPolicy: Local` (T2).
-    pub insider_endpoints: Option<Vec<Target>>,
+    /// How insiders (pods of this node and the node itself) are served where a Local policy of the outside does not hold
+    /// for them (T2); `None` = as everybody.
+    pub insiders: Option<Insiders>,
     /// What happens when `endpoints` is empty.
     pub refusal: Refusal,
-    /// Every client is masqueraded: an external address with `externalTrafficPolicy: Cluster` (T9).
-    pub masquerade: bool,
-    /// Sources that may connect, never empty; `None` = all. LoadBalancer addresses only (T15), this family's only.
-    pub source_ranges: Option<Vec<IpNet>>,
+    /// Whose source address is replaced.
+    pub masquerade: Masquerade,
+    /// Who may connect at all; `None` = everybody. LoadBalancer addresses only (T15), this family's ranges only.
+    pub source_ranges: Option<SourceRanges>,
+}
+
+/// The short circuit of an external address with `externalTrafficPolicy: Local` (T2): every endpoint of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Insiders {
+    /// By way of this cluster IP and port, which has them all.
+    Redirect(SocketAddr),
+    /// By themselves: the cluster IP has a Local policy of its own, or is not ours. Never empty.
+    Endpoints(Vec<Target>),
+}
+
+/// Whose source address a frontend replaces, besides the node's own (T12) and that of a pod that reaches itself (T13).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Masquerade {
+    /// Nobody's: `externalTrafficPolicy: Local` keeps client addresses.
+    Never,
+    /// That of clients which are not pods (T11): a cluster IP.
+    Outsiders,
+    /// Everybody's: `externalTrafficPolicy: Cluster` (T9), or `masqueradeAll` (T14).
+    Always,
+}
+
+/// `spec.loadBalancerSourceRanges` (T15).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceRanges {
+    /// The ranges, disjoint and sorted, never empty.
+    pub ranges: Vec<IpNet>,
+    /// One of this node's addresses is in a range: the node itself may connect.
+    pub admits_node: bool,
 }
 
 /// Health-check node port of a service (`spec.healthCheckNodePort`).

@@ -12,6 +12,7 @@ mod endpoint_cache;
 pub mod event;
 mod face;
 pub mod frontend;
+pub mod local_traffic;
 pub mod name;
 pub mod object;
 mod policy;
@@ -22,7 +23,11 @@ pub mod scheduler;
 pub use cluster::Cluster;
 pub use config::{Config, DetectLocal, NodePortAddresses};
 pub use event::{Change, Event, Kind};
-pub use frontend::{AddressKind, Frontend, FrontendKey, HealthCheck, Program, Refusal, Rejection, Target};
+pub use frontend::{
+    AddressKind, Frontend, FrontendKey, HealthCheck, Insiders, Masquerade, Program, Refusal, Rejection, SourceRanges,
+    Target,
+};
+pub use local_traffic::{LocalTraffic, Source};
 pub use name::ObjectName;
 pub use object::{
     Endpoint, EndpointPort, EndpointSlice, ExternalIp, Family, InvalidField, IpMode, LoadBalancerIngress, Node,

@@ -1,7 +1,8 @@
 //! A service and its endpoints → its frontends and rejections. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::claim::Claims;
@@ -9,7 +10,10 @@ use crate::config::Config;
 use crate::endpoint_cache::{Slice, ZoneSets, candidates};
 use crate::event::Kind;
 use crate::face::{Face, Nodes, external_local, faces, family_of, is_programmable};
-use crate::frontend::{AddressKind, Frontend, HealthCheck, Program, Refusal, Rejection, Target};
+use crate::frontend::{
+    AddressKind, Frontend, FrontendKey, HealthCheck, Insiders, Masquerade, Program, Refusal, Rejection, SourceRanges,
+    Target,
+};
 use crate::object::{Service, ServiceType, TrafficPolicy};
 use crate::policy::{Categories, categorize};
 use crate::rotation::rotate;
@@ -110,34 +114,70 @@ fn frontend(
         rotate(&mut targets, &view.config.node_name, &face.key);
         targets
     };
-    let endpoints = rotated(if local { &categories.local } else { &categories.cluster });
-    // T2: for insiders a Local policy of the outside does not hold.
-    let insiders = external && local && categories.cluster != categories.local;
+    let insiders = || match cluster_ip(service, face, view) {
+        Some(redirect) => Some(Insiders::Redirect(redirect)),
+        None => Some(rotated(&categories.cluster))
+            .filter(|targets| !targets.is_empty())
+            .map(Insiders::Endpoints),
+    };
     Frontend {
-        insider_endpoints: insiders.then(|| rotated(&categories.cluster)),
+        insiders: if external && local { insiders() } else { None },
         // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
         refusal: if local && categories.any {
             Refusal::Drop
         } else {
             Refusal::Reject
         },
-        endpoints,
+        endpoints: rotated(if local { &categories.local } else { &categories.cluster }),
         kind: face.kind,
         port_name: port_name.into(),
         node_address: external && view.nodes.has_interface(face.key.address),
         scheduler,
         affinity: service.affinity,
-        masquerade: external && !local,
-        source_ranges: source_ranges(service, face.kind, face.key.address),
+        masquerade: match (external, local) {
+            (true, true) => Masquerade::Never,
+            (true, false) => Masquerade::Always,
+            (false, _) if view.config.masquerade_all => Masquerade::Always,
+            (false, _) => Masquerade::Outsiders,
+        },
+        source_ranges: source_ranges(service, face.kind, face.key.address, view.nodes),
         key: face.key,
     }
 }
 
+/// The service's own cluster IP and port for a face, where every endpoint of the cluster answers there (T2).
+fn cluster_ip(service: &Service, face: &Face, view: &View<'_>) -> Option<SocketAddr> {
+    if service.internal_traffic_policy == TrafficPolicy::Local {
+        return None;
+    }
+    let port = service.ports.get(face.port)?;
+    let family = family_of(face.key.address);
+    let address = *service.cluster_ips.iter().find(|ip| family_of(**ip) == family)?;
+    let key = FrontendKey {
+        address,
+        port: port.port,
+        protocol: port.protocol,
+    };
+    let holder = view.claims.holder(&key)?;
+    (holder.service == service.name && holder.kind == AddressKind::ClusterIp)
+        .then_some(SocketAddr::new(address, port.port))
+}
+
 /// T15: load-balancer addresses only. A family without a range of its own has none.
-fn source_ranges(service: &Service, kind: AddressKind, address: IpAddr) -> Option<Vec<ipnet::IpNet>> {
-    let ours = |range: &&ipnet::IpNet| range.addr().is_ipv4() == address.is_ipv4();
+fn source_ranges(service: &Service, kind: AddressKind, address: IpAddr, nodes: &Nodes) -> Option<SourceRanges> {
+    let ours = |range: &&IpNet| range.addr().is_ipv4() == address.is_ipv4();
     let ranges: Vec<_> = service.source_ranges.iter().filter(ours).copied().collect();
-    (kind == AddressKind::LoadBalancer && !ranges.is_empty()).then_some(ranges)
+    if kind != AddressKind::LoadBalancer || ranges.is_empty() {
+        return None;
+    }
+    // The kernel refuses overlapping elements; neighbors become one on the way.
+    let ranges = IpNet::aggregate(&ranges);
+    let admits_node = nodes
+        .interfaces
+        .iter()
+        .flatten()
+        .any(|own| ranges.iter().any(|range| range.contains(own)));
+    Some(SourceRanges { ranges, admits_node })
 }
 
 fn health_check(service: &Service, slices: &[Slice]) -> Option<HealthCheck> {

@@ -2,9 +2,11 @@
 
 mod history;
 
+use std::net::SocketAddr;
+
 use super::*;
 use crate::config::DetectLocal;
-use crate::frontend::{AddressKind, Frontend, HealthCheck, Refusal};
+use crate::frontend::{AddressKind, Frontend, HealthCheck, Insiders, Masquerade, Refusal};
 use crate::object::{
     Endpoint, EndpointPort, ExternalIp, Family, IpMode, LoadBalancerIngress, Protocol, ServicePort, ServiceType,
     TrafficPolicy,
@@ -12,14 +14,18 @@ use crate::object::{
 use crate::scheduler::Scheduler;
 
 fn cluster() -> Cluster {
-    Cluster::new(Config {
+    Cluster::new(config())
+}
+
+fn config() -> Config {
+    Config {
         node_name: "here".into(),
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: DetectLocal::default(),
-    })
+    }
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -149,10 +155,26 @@ fn t01_t02_t03_external_local() {
     for kind in OUTSIDE {
         let frontend = of_kind(&cluster, kind);
         assert_eq!(frontend.endpoints.len(), 1, "{kind:?}");
-        assert!(frontend.endpoints[0].local && !frontend.masquerade);
-        assert_eq!(frontend.insider_endpoints.map(|all| all.len()), Some(2), "T2");
+        assert!(frontend.endpoints[0].local && frontend.masquerade == Masquerade::Never);
+        let by_cluster_ip = of_kind(&cluster, AddressKind::ClusterIp).key;
+        let redirect = SocketAddr::new(by_cluster_ip.address, by_cluster_ip.port);
+        assert_eq!(frontend.insiders, Some(Insiders::Redirect(redirect)), "T2");
     }
     assert_eq!(of_kind(&cluster, AddressKind::ClusterIp).endpoints.len(), 2);
+    assert_eq!(of_kind(&cluster, AddressKind::ClusterIp).insiders, None);
+
+    // Where the cluster IP is Local too, insiders have servers of their own.
+    let both = one(Service {
+        internal_traffic_policy: TrafficPolicy::Local,
+        ..local.clone()
+    });
+    for kind in OUTSIDE {
+        let insiders = of_kind(&both, kind).insiders;
+        assert!(
+            matches!(insiders, Some(Insiders::Endpoints(all)) if all.len() == 2),
+            "T2"
+        );
+    }
 
     let mut cluster = one(local);
     apply_slice(&mut cluster, slice(1, 0, vec![endpoint(2, "there")]));
@@ -209,8 +231,26 @@ fn t07_an_address_of_this_node_is_not_bound_again() {
 #[test]
 fn t09_external_addresses_of_cluster_policy_are_masqueraded() {
     let cluster = one(everywhere(1));
-    assert!(OUTSIDE.iter().all(|kind| of_kind(&cluster, *kind).masquerade));
-    assert!(!of_kind(&cluster, AddressKind::ClusterIp).masquerade);
+    assert!(
+        OUTSIDE
+            .iter()
+            .all(|kind| of_kind(&cluster, *kind).masquerade == Masquerade::Always)
+    );
+    assert_eq!(
+        of_kind(&cluster, AddressKind::ClusterIp).masquerade,
+        Masquerade::Outsiders,
+        "T11"
+    );
+}
+
+#[test]
+fn t14_masquerade_all() {
+    let mut cluster = Cluster::new(Config {
+        masquerade_all: true,
+        ..config()
+    });
+    cluster.apply(Event::Service(Change::Applied(everywhere(1))));
+    assert_eq!(of_kind(&cluster, AddressKind::ClusterIp).masquerade, Masquerade::Always);
 }
 
 #[test]
@@ -220,7 +260,7 @@ fn t15_source_ranges_hold_for_load_balancer_addresses_only() {
         source_ranges: ranges,
         ..everywhere(1)
     });
-    let of = |kind| of_kind(&cluster, kind).source_ranges;
+    let of = |kind| of_kind(&cluster, kind).source_ranges.map(|ranges| ranges.ranges);
     assert_eq!(
         of(AddressKind::LoadBalancer),
         Some(vec!["192.0.2.0/24".parse().unwrap()])
@@ -239,6 +279,22 @@ fn t15_source_ranges_hold_for_load_balancer_addresses_only() {
         ..everywhere(1)
     });
     assert_eq!(of_kind(&cluster, AddressKind::LoadBalancer).source_ranges, None);
+}
+
+#[test]
+fn t15_ranges_are_disjoint_and_admit_the_node_by_any_of_its_addresses() {
+    let ranges = ["10.0.0.0/8", "10.1.0.0/16", "198.18.0.0/25", "198.18.0.128/25"];
+    let mut cluster = one(Service {
+        source_ranges: ranges.map(|range| range.parse().unwrap()).into(),
+        ..everywhere(1)
+    });
+    let of = |cluster: &Cluster| of_kind(cluster, AddressKind::LoadBalancer).source_ranges.unwrap();
+    let found: Vec<_> = of(&cluster).ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(found, ["10.0.0.0/8", "198.18.0.0/24"]);
+    assert!(!of(&cluster).admits_node);
+    cluster.apply(Event::NodeAddresses(vec![ip("203.0.113.1"), ip("10.7.7.7")]));
+    assert_eq!(cluster.take_touched(), [name(1)]);
+    assert!(of(&cluster).admits_node);
 }
 
 #[test]

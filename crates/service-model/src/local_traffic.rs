@@ -1,0 +1,91 @@
+//! How this node tells who a client is: a pod, a pod of this node, or somebody else (`detectLocalMode`; T2, T11).
+
+use ipnet::IpNet;
+
+use crate::config::DetectLocal;
+use crate::object::Family;
+
+/// Where traffic comes from, as a rule can see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// From an address within this range.
+    Within(IpNet),
+    /// In by this interface.
+    Interface(Box<str>),
+    /// In by an interface whose name begins so.
+    InterfacePrefix(Box<str>),
+}
+
+/// Who is who among the clients of one family that are not this node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalTraffic {
+    /// Pods, as `detectLocalMode` tells them; others are masqueraded at cluster IPs (T11). `None` = it cannot tell.
+    pub pods: Option<Source>,
+    /// Insiders (T2): pods, else what comes from this node's pod range. `None` = this node alone.
+    pub insiders: Option<Source>,
+    /// Those of the insiders whose replies pass this node; the rest is masqueraded. `None` = none for sure.
+    pub own_pods: Option<Source>,
+}
+
+impl LocalTraffic {
+    /// By the detector, and this node's `spec.podCIDRs`.
+    pub(crate) fn new(detect: &DetectLocal, pod_cidrs: &[IpNet], family: Family) -> Self {
+        let of_family = |cidrs: &[IpNet]| {
+            let ours = |cidr: &&IpNet| cidr.addr().is_ipv4() == (family == Family::V4);
+            cidrs.iter().find(ours).copied().map(Source::Within)
+        };
+        let own = of_family(pod_cidrs);
+        let pods = match detect {
+            DetectLocal::ClusterCidr(cidrs) => of_family(cidrs),
+            DetectLocal::NodeCidr => own.clone(),
+            DetectLocal::BridgeInterface(name) => Some(Source::Interface(name.clone())),
+            DetectLocal::InterfaceNamePrefix(prefix) => Some(Source::InterfacePrefix(prefix.clone())),
+        };
+        Self {
+            insiders: pods.clone().or_else(|| own.clone()),
+            own_pods: match detect {
+                DetectLocal::ClusterCidr(_) | DetectLocal::NodeCidr => own,
+                DetectLocal::BridgeInterface(_) | DetectLocal::InterfaceNamePrefix(_) => pods.clone(),
+            },
+            pods,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(detect: &DetectLocal, pod_cidrs: &[&str], expect: [Option<&str>; 3]) {
+        let cidrs: Vec<IpNet> = pod_cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        let found = LocalTraffic::new(detect, &cidrs, Family::V4);
+        let text = |source: Option<Source>| {
+            source.map(|source| match source {
+                Source::Within(range) => range.to_string(),
+                Source::Interface(name) => name.into(),
+                Source::InterfacePrefix(prefix) => format!("{prefix}*"),
+            })
+        };
+        let found = [found.pods, found.insiders, found.own_pods].map(text);
+        assert_eq!(found, expect.map(|text| text.map(str::to_owned)), "{detect:?}");
+    }
+
+    #[test]
+    fn t02_t11_who_is_who() {
+        let cluster = DetectLocal::ClusterCidr(vec!["fd00::/48".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+        let (all, own) = (Some("10.0.0.0/8"), Some("10.1.0.0/24"));
+        check(&cluster, &["fd00:1::/64", "10.1.0.0/24"], [all, all, own]);
+        check(&cluster, &[], [all, all, None]);
+        check(&DetectLocal::default(), &["10.1.0.0/24"], [None, own, own]);
+        check(&DetectLocal::default(), &[], [None; 3]);
+        check(&DetectLocal::NodeCidr, &["10.1.0.0/24"], [own; 3]);
+        check(&DetectLocal::NodeCidr, &["fd00::/64"], [None; 3]);
+        let bridge = DetectLocal::BridgeInterface("cni0".into());
+        check(&bridge, &["10.1.0.0/24"], [Some("cni0"); 3]);
+        check(
+            &DetectLocal::InterfaceNamePrefix("veth".into()),
+            &[],
+            [Some("veth*"); 3],
+        );
+    }
+}
