@@ -2,13 +2,15 @@
 //! is its listing of what it made of our text.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nftables::message::fingerprint;
 use nftables::set::ElementData;
 use nftables::{
-    Chain, ChainKind, Command, DataType, Element, Family, Field, Hook, Nftables, Rule, Set, SetData, Statement, Table,
-    Value, Verdict,
+    Chain, ChainKind, Command, DataType, Element, Family, Field, Hook, Interface, Is, Nftables, Rule, Set, SetData,
+    Statement, Table, Value, Verdict,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -47,13 +49,26 @@ fn set(name: &str, key: Vec<DataType>, data: SetData) -> Set {
     }
 }
 
+/// A range whose prefix is so long; 0 = of one address.
+fn range(family: Family, length: u8) -> IpNet {
+    let (address, all): (IpAddr, u8) = match family {
+        Family::Ip => ([10, 96, 0, 0].into(), 32),
+        Family::Ip6 => ([0xfd00, 0, 0, 0, 0, 0, 0, 0].into(), 128),
+    };
+    IpNet::new(address, if length == 0 { all } else { length })
+        .unwrap()
+        .trunc()
+}
+
 /// One set of each form.
-fn sets(family: Family) -> [Set; 6] {
+fn sets(family: Family) -> [Set; 8] {
     let (a, proto, port) = (address(family), DataType::InetProto, DataType::InetService);
     [
         set("vips", vec![a], SetData::None),
         set("services", vec![a, proto, port], SetData::Verdict),
         set("local", vec![a, proto, port], SetData::Values(vec![a, port])),
+        set("marks", vec![a, proto, port], SetData::Values(vec![DataType::Mark])),
+        set("own-marks", vec![DataType::Mark], SetData::None),
         Set {
             intervals: true,
             ..set("sources", vec![a, proto, port, a], SetData::None)
@@ -78,7 +93,7 @@ fn elements(family: Family, set: &Set) -> Vec<Element> {
                 ports += 1;
                 Value::Port(ports)
             }
-            DataType::Mark => Value::Mark(0x4000),
+            DataType::Mark => Value::Mark(u32::from(last) << 16),
             DataType::Ipv4Addr | DataType::Ipv6Addr => {
                 addresses += 100;
                 ip(family, addresses + last)
@@ -95,6 +110,7 @@ fn elements(family: Family, set: &Set) -> Vec<Element> {
                     2 => Verdict::Return,
                     _ => Verdict::Goto("refuse".to_owned()),
                 }),
+                SetData::Values(types) if types.len() == 1 => ElementData::Values(vec![Value::Mark(0x4000)]),
                 SetData::Values(_) => ElementData::Values(vec![ip(family, last), Value::Port(8080)]),
             },
             end: set.intervals.then(|| {
@@ -144,6 +160,7 @@ fn everything(family: Family) -> Vec<Command> {
             Rule {
                 chain: chain.to_owned(),
                 statements,
+                comment: format!("T{}", chain.len()),
             },
         )
     };
@@ -171,7 +188,27 @@ fn everything(family: Family) -> Vec<Command> {
         ),
         rule(
             "pre",
-            vec![Statement::FromInterface("cni0".into()), Statement::MarkClear(0x4000)],
+            vec![
+                Statement::From(Is::So, Interface::Named("cni0".into())),
+                Statement::MarkClear(0x4000),
+            ],
+        ),
+        rule(
+            "pre",
+            vec![
+                Statement::From(Is::Not, Interface::Prefix("veth".into())),
+                Statement::SaddrWithin(Is::Not, range(family, 24)),
+                Statement::MarkMap(place(), "marks".into()),
+            ],
+        ),
+        rule(
+            "pre",
+            vec![
+                Statement::SaddrWithin(Is::So, range(family, 13)),
+                Statement::SaddrWithin(Is::Not, range(family, 0)),
+                Statement::In(vec![Field::Mark], "own-marks".into()),
+                Statement::Verdict(Verdict::Return),
+            ],
         ),
         rule(
             "pre",

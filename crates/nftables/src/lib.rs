@@ -16,6 +16,6 @@ pub mod value;
 pub use client::Nftables;
 pub use command::{Command, Table};
 pub use error::Error;
-pub use rule::{Chain, ChainKind, Field, Hook, Rule, Statement};
+pub use rule::{Chain, ChainKind, Field, Hook, Interface, Is, Rule, Statement};
 pub use set::{Element, Set, SetData};
 pub use value::{DataType, Family, Value, Verdict};

@@ -1,9 +1,11 @@
 //! Commands as bytes, and elements and rules from bytes. Decoding never panics; what is not ours is passed over.
 
+use std::net::IpAddr;
+
 use netlink::attribute::{Attribute, Attributes, put, put_nested, put_str};
 
 use crate::command::{Command, Table};
-use crate::rule::{Chain, ChainKind, Field, Rule, Statement};
+use crate::rule::{Chain, ChainKind, Field, Interface, Is, Rule, Statement};
 use crate::set::{Element, ElementData, Set, SetData};
 use crate::uapi::*;
 use crate::value::{DataType, Family, Verdict, key_bytes, read_key};
@@ -116,6 +118,19 @@ fn put_set(buffer: &mut Vec<u8>, set: &Set) {
             put_be32(buffer, NFTA_SET_DATA_LEN, length(types));
         }
     }
+    let data = match &set.data {
+        SetData::Values(types) => types.as_slice(),
+        SetData::None | SetData::Verdict => &[],
+    };
+    put(
+        buffer,
+        NFTA_SET_USERDATA,
+        &[
+            byte_order(NFTNL_UDATA_SET_KEYBYTEORDER, &set.key),
+            byte_order(NFTNL_UDATA_SET_DATABYTEORDER, data),
+        ]
+        .concat(),
+    );
     // The kernel wants a number that is this set's within the transaction, also where nothing refers to it by that.
     put_be32(buffer, NFTA_SET_ID, 1);
     if concatenated && set.intervals {
@@ -129,6 +144,18 @@ fn put_set(buffer: &mut Vec<u8>, set: &Set) {
             });
         });
     }
+}
+
+/// For nft, which shows a set's values: the byte order of a single one (libnftnl, include/libnftnl/udata.h).
+fn byte_order(kind: u8, types: &[DataType]) -> Vec<u8> {
+    let order: u32 = match types {
+        [] => return Vec::new(),
+        [DataType::Mark] => BYTEORDER_HOST_ENDIAN,
+        _ => BYTEORDER_BIG_ENDIAN,
+    };
+    let mut bytes = vec![kind, 4];
+    bytes.extend(order.to_ne_bytes());
+    bytes
 }
 
 fn put_elements(buffer: &mut Vec<u8>, table: &str, set: &Set, elements: &[Element]) {
@@ -187,9 +214,8 @@ fn put_rule(buffer: &mut Vec<u8>, family: Family, rule: &Rule) {
     put(buffer, NFTA_RULE_USERDATA, &fingerprint(family, rule));
 }
 
-/// What tells a rule of ours when it is read again: a hash of its text. (FNV-1a, 64 bits.)
-///
-/// nft takes user data for a list of type, length, value; the type 255 is none of its own.
+/// A rule's user data: its comment, for nft, and what tells the rule when it is read again, a hash of its text (FNV-1a,
+/// 64 bits). nft takes user data for a list of type, length, value; the type 255 is none of its own.
 pub fn fingerprint(family: Family, rule: &Rule) -> Vec<u8> {
     let hash = rule
         .text(family)
@@ -197,7 +223,14 @@ pub fn fingerprint(family: Family, rule: &Rule) -> Vec<u8> {
         .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-    let mut bytes = vec![255, 8];
+    let mut bytes = Vec::new();
+    // With its end; a longer one is cut, as nft would refuse it (NFTNL_UDATA_COMMENT_MAXLEN).
+    let comment: Vec<u8> = rule.comment.bytes().take(127).chain([0]).collect();
+    if let (false, Ok(length)) = (rule.comment.is_empty(), u8::try_from(comment.len())) {
+        bytes.extend([NFTNL_UDATA_RULE_COMMENT, length]);
+        bytes.extend(comment);
+    }
+    bytes.extend([255, 8]);
     bytes.extend(hash.to_be_bytes());
     bytes
 }
@@ -226,8 +259,8 @@ impl Expressions<'_> {
                     put_be32(buffer, NFTA_CT_KEY, NFT_CT_STATE);
                     put_be32(buffer, NFTA_CT_DREG, FIRST);
                 });
-                self.bitwise(NF_CT_STATE_NEW, 0);
-                self.compare(NFT_CMP_NEQ, &0_u32.to_ne_bytes());
+                self.bitwise(&NF_CT_STATE_NEW.to_ne_bytes(), &[0; 4]);
+                self.compare(NFT_CMP_NEQ, &[0; 4]);
             }
             Statement::SourceLocal => self.fib_local(NFTA_FIB_F_SADDR),
             Statement::DestinationLocal => self.fib_local(NFTA_FIB_F_DADDR),
@@ -237,20 +270,37 @@ impl Expressions<'_> {
                 self.load(Field::L4Proto, FIRST);
                 self.compare(NFT_CMP_EQ, &[*number]);
             }
-            Statement::FromInterface(name) => {
+            Statement::From(is, interface) => {
                 self.meta(NFT_META_IIFNAME, FIRST);
-                // IFNAMSIZ bytes: the whole name with its end.
-                let mut bytes = name.as_bytes().to_vec();
-                bytes.resize(16, 0);
-                self.compare(NFT_CMP_EQ, &bytes);
+                match interface {
+                    Interface::Named(name) => {
+                        // IFNAMSIZ bytes: the whole name with its end.
+                        let mut bytes = name.as_bytes().to_vec();
+                        bytes.resize(16, 0);
+                        self.compare(is.comparison(), &bytes);
+                    }
+                    Interface::Prefix(prefix) => self.compare(is.comparison(), prefix.as_bytes()),
+                }
+            }
+            Statement::SaddrWithin(is, range) => {
+                let (address, mask) = (octets(range.network()), octets(range.netmask()));
+                self.load(Field::Saddr, FIRST);
+                if range.prefix_len() < range.max_prefix_len() {
+                    self.bitwise(&mask, &vec![0; mask.len()]);
+                }
+                self.compare(is.comparison(), &address);
             }
             Statement::MarkIs { mask, value } => {
                 self.meta(NFT_META_MARK, FIRST);
-                self.bitwise(*mask, 0);
+                self.bitwise(&mask.to_ne_bytes(), &[0; 4]);
                 self.compare(NFT_CMP_EQ, &value.to_ne_bytes());
             }
             Statement::MarkOr(bits) => self.change_mark(!bits, *bits),
             Statement::MarkClear(bits) => self.change_mark(!bits, 0),
+            Statement::MarkMap(fields, map) => {
+                self.look_up(fields, map, 0, Some(FIRST));
+                self.set_mark();
+            }
             Statement::VerdictMap(fields, map) => self.look_up(fields, map, 0, Some(NFT_REG_VERDICT)),
             Statement::DnatMap(fields, map) => {
                 self.look_up(fields, map, 0, Some(FIRST));
@@ -343,20 +393,24 @@ impl Expressions<'_> {
         self.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
     }
 
-    /// The first register becomes itself under a mask, with bits turned over.
-    fn bitwise(&mut self, mask: u32, xor: u32) {
+    /// The first registers become themselves under a mask, with bits turned over.
+    fn bitwise(&mut self, mask: &[u8], xor: &[u8]) {
         self.add("bitwise", |buffer| {
             put_be32(buffer, NFTA_BITWISE_SREG, FIRST);
             put_be32(buffer, NFTA_BITWISE_DREG, FIRST);
-            put_be32(buffer, NFTA_BITWISE_LEN, 4);
-            put_value(buffer, NFTA_BITWISE_MASK, &mask.to_ne_bytes());
-            put_value(buffer, NFTA_BITWISE_XOR, &xor.to_ne_bytes());
+            put_be32(buffer, NFTA_BITWISE_LEN, u32::try_from(mask.len()).unwrap_or(0));
+            put_value(buffer, NFTA_BITWISE_MASK, mask);
+            put_value(buffer, NFTA_BITWISE_XOR, xor);
         });
     }
 
     fn change_mark(&mut self, mask: u32, xor: u32) {
         self.meta(NFT_META_MARK, FIRST);
-        self.bitwise(mask, xor);
+        self.bitwise(&mask.to_ne_bytes(), &xor.to_ne_bytes());
+        self.set_mark();
+    }
+
+    fn set_mark(&mut self) {
         self.add("meta", |buffer| {
             put_be32(buffer, NFTA_META_KEY, NFT_META_MARK);
             put_be32(buffer, NFTA_META_SREG, FIRST);
@@ -381,6 +435,22 @@ impl Expressions<'_> {
                 put_be32(buffer, NFTA_NAT_REG_PROTO_MIN, port);
             }
         });
+    }
+}
+
+impl Is {
+    fn comparison(self) -> u32 {
+        match self {
+            Self::So => NFT_CMP_EQ,
+            Self::Not => NFT_CMP_NEQ,
+        }
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use ipnet::IpNet;
+
 use crate::value::{DataType, Family, Verdict, concatenated};
 
 /// A chain.
@@ -44,6 +46,26 @@ pub struct Rule {
     pub chain: String,
     /// In order; a statement that does not match ends the rule.
     pub statements: Vec<Statement>,
+    /// What it is for; shown in listings. At most 127 bytes.
+    pub comment: String,
+}
+
+/// An interface, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Interface {
+    /// With this name.
+    Named(String),
+    /// With a name that begins so.
+    Prefix(String),
+}
+
+/// Whether something must be so, or must not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Is {
+    /// It must.
+    So,
+    /// It must not.
+    Not,
 }
 
 /// What a rule looks at.
@@ -78,8 +100,10 @@ pub enum Statement {
     NotIn(Vec<Field>, String),
     /// The transport protocol is this.
     Proto(u8),
-    /// The packet came in by an interface of this name.
-    FromInterface(String),
+    /// The packet came in, or did not, by such an interface.
+    From(Is, Interface),
+    /// The source address is, or is not, within a range of the table's family.
+    SaddrWithin(Is, IpNet),
     /// The mark, under a mask, is this.
     MarkIs {
         /// Bits that count.
@@ -91,6 +115,8 @@ pub enum Statement {
     MarkOr(u32),
     /// Clears bits of the mark.
     MarkClear(u32),
+    /// Sets the whole mark, by a map of marks; on where it says nothing.
+    MarkMap(Vec<Field>, String),
     /// Goes where a verdict map says; on where it says nothing.
     VerdictMap(Vec<Field>, String),
     /// New destination address and port, by a map of an address and a port.
@@ -134,11 +160,11 @@ impl Field {
 impl Rule {
     /// Its text behind `add rule FAMILY TABLE CHAIN`.
     pub fn text(&self, family: Family) -> String {
-        self.statements
-            .iter()
-            .map(|statement| statement.text(family))
-            .collect::<Vec<_>>()
-            .join(" ")
+        let mut words: Vec<_> = self.statements.iter().map(|statement| statement.text(family)).collect();
+        if !self.comment.is_empty() {
+            words.push(format!("comment \"{}\"", self.comment));
+        }
+        words.join(" ")
     }
 }
 
@@ -154,10 +180,12 @@ impl Statement {
             Self::In(of, set) => format!("{} @{set}", fields(of)),
             Self::NotIn(of, set) => format!("{} != @{set}", fields(of)),
             Self::Proto(number) => format!("meta l4proto {}", crate::value::Value::Proto(*number)),
-            Self::FromInterface(name) => format!("iifname \"{name}\""),
+            Self::From(is, interface) => format!("iifname {}{interface}", is.operator()),
+            Self::SaddrWithin(is, range) => format!("{family} saddr {}{}", is.operator(), range.trunc()),
             Self::MarkIs { mask, value } => format!("meta mark & {mask:#010x} == {value:#010x}"),
             Self::MarkOr(bits) => format!("meta mark set meta mark | {bits:#010x}"),
             Self::MarkClear(bits) => format!("meta mark set meta mark & {:#010x}", !bits),
+            Self::MarkMap(of, map) => format!("meta mark set {} map @{map}", fields(of)),
             Self::VerdictMap(of, map) => format!("{} vmap @{map}", fields(of)),
             Self::DnatMap(of, map) => format!("dnat {family} to {} map @{map}", fields(of)),
             Self::DnatToItself => format!("dnat {family} to {family} daddr"),
@@ -168,6 +196,24 @@ impl Statement {
                 Family::Ip6 => "reject with icmpv6 type port-unreachable".to_owned(),
             },
             Self::Verdict(verdict) => verdict.to_string(),
+        }
+    }
+}
+
+impl Is {
+    fn operator(self) -> &'static str {
+        match self {
+            Self::So => "",
+            Self::Not => "!= ",
+        }
+    }
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(name) => write!(f, "\"{name}\""),
+            Self::Prefix(prefix) => write!(f, "\"{prefix}*\""),
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) const NFTA_RULE_TABLE: u16 = 1;
 pub(crate) const NFTA_RULE_CHAIN: u16 = 2;
 pub(crate) const NFTA_RULE_EXPRESSIONS: u16 = 4;
 pub(crate) const NFTA_RULE_USERDATA: u16 = 7;
+/// libnftnl, include/libnftnl/udata.h
+pub(crate) const NFTNL_UDATA_RULE_COMMENT: u8 = 0;
 pub(crate) const NFTA_LIST_ELEM: u16 = 1;
 pub(crate) const NFTA_EXPR_NAME: u16 = 1;
 pub(crate) const NFTA_EXPR_DATA: u16 = 2;
@@ -45,6 +47,12 @@ pub(crate) const NFTA_SET_DATA_TYPE: u16 = 6;
 pub(crate) const NFTA_SET_DATA_LEN: u16 = 7;
 pub(crate) const NFTA_SET_DESC: u16 = 9;
 pub(crate) const NFTA_SET_ID: u16 = 10;
+pub(crate) const NFTA_SET_USERDATA: u16 = 13;
+/// libnftnl, include/libnftnl/udata.h; nftables, include/datatype.h
+pub(crate) const NFTNL_UDATA_SET_KEYBYTEORDER: u8 = 0;
+pub(crate) const NFTNL_UDATA_SET_DATABYTEORDER: u8 = 1;
+pub(crate) const BYTEORDER_HOST_ENDIAN: u32 = 1;
+pub(crate) const BYTEORDER_BIG_ENDIAN: u32 = 2;
 pub(crate) const NFTA_SET_DESC_CONCAT: u16 = 2;
 pub(crate) const NFTA_SET_FIELD_LEN: u16 = 1;
 pub(crate) const NFT_SET_INTERVAL: u32 = 0x4;
