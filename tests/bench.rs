@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use dataplane::DataPlane;
 use dataplane::live::LiveKernel;
 use ipvs::{Ipvs, Protocol, VipCommand, Vips, VirtualServer};
+use nftables::Nftables;
 use serde_json::{Value, json};
 use service_model::{Cluster, Event};
 use testbed::control_plane::{self, ControlPlane};
@@ -63,7 +64,10 @@ fn kernel_part(services: u32, round: u32) {
     isolate().unwrap();
     let mut vips = Vips::open().unwrap();
     vips.ensure_device().unwrap();
-    let mut plane = DataPlane::new(LiveKernel::new(Ipvs::open().unwrap(), vips), false);
+    let mut plane = DataPlane::new(
+        LiveKernel::new(Ipvs::open().unwrap(), vips, Nftables::open().unwrap()),
+        load::ROUTES_ALONE,
+    );
     plane.adopt().unwrap();
     let mut cluster = Cluster::new(load::config());
     let start = Instant::now();

@@ -18,8 +18,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api-watch", &["service-model"]),
     ("ipvs", &["netlink"]),
     ("nftables", &["netlink"]),
-    ("dataplane", &["service-model", "ipvs"]),
-    ("agent", &["service-model", "api-watch", "ipvs", "dataplane"]),
+    ("dataplane", &["service-model", "ipvs", "nftables"]),
+    (
+        "agent",
+        &["service-model", "api-watch", "ipvs", "nftables", "dataplane"],
+    ),
     ("testbed", &[]),
     ("xtask", &["testbed"]),
     ("integration", &[]),

@@ -2,16 +2,21 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use dataplane::element::{ElementKey, ElementValue, Place, SetName};
 use dataplane::fake::FakeKernel;
 use dataplane::live::LiveKernel;
-use dataplane::{Kernel, Op, Snapshot};
+use dataplane::rules::Rules;
+use dataplane::{Kernel, Op, PolicyCommand, Snapshot};
 use ipvs::{
     Command, Flags, Ipvs, Persistence, Protocol, RealServer, RealServerConfig, SchedulerName, VipCommand, Vips,
     VirtualServer, VirtualServerConfig,
 };
+use nftables::{Family, Nftables};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use service_model::LocalTraffic;
 use testbed::netns::isolate;
 
 fn ip(v6: bool, number: u8) -> IpAddr {
@@ -77,6 +82,68 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn place(number: u8) -> Place {
+    Place {
+        address: ip(false, number),
+        port: 80,
+        protocol: Protocol::Tcp,
+    }
+}
+
+/// Elements that meet each other: the same key with another value, ranges that overlap.
+fn element() -> impl Strategy<Value = (ElementKey, ElementValue)> {
+    let verdict = |value| move |n: u8| (ElementKey::Place(SetName::Verdicts, place(n)), value);
+    let range = prop::sample::select(vec!["10.0.0.0/8", "10.0.0.0/9", "0.0.0.0/0", "192.0.2.1/32"]);
+    let mark = |number: u8| u32::from(number) << 16;
+    prop_oneof![
+        (0..3_u8).prop_map(|n| (ElementKey::Place(SetName::Services, place(n)), ElementValue::There)),
+        (0..2_u8).prop_map(verdict(ElementValue::Drop)),
+        (0..2_u8).prop_map(verdict(ElementValue::Refuse)),
+        (0..2_u8, range).prop_map(|(n, range)| {
+            (
+                ElementKey::Source(place(n), range.parse().unwrap()),
+                ElementValue::There,
+            )
+        }),
+        (0..2_u8, 0..2_u8).prop_map(move |(n, to)| {
+            (
+                ElementKey::Place(SetName::Private, place(n)),
+                ElementValue::Mark(mark(to)),
+            )
+        }),
+        (0..2_u8, 0..2_u8).prop_map(|(n, to)| {
+            let to = SocketAddr::new(ip(false, to), 80);
+            (ElementKey::Place(SetName::Redirects, place(n)), ElementValue::To(to))
+        }),
+        (0..2_u8).prop_map(|n| (ElementKey::Hairpin(place(n)), ElementValue::There)),
+        (0..2_u8).prop_map(move |n| (ElementKey::Mark(Family::Ip, mark(n)), ElementValue::There)),
+        (0..2_u8).prop_map(|n| (ElementKey::HealthPort(Family::Ip, n.into()), ElementValue::There)),
+        any::<bool>().prop_map(|v6| (ElementKey::Vip(ip(v6, 1)), ElementValue::There)),
+    ]
+}
+
+/// To delete a range that is not there deletes one that covers its beginning (net/netfilter/nft_set_pipapo.c,
+/// `nft_pipapo_deactivate`, Linux 7.2); the fake kernel does not.
+fn no_range() -> impl Strategy<Value = (ElementKey, ElementValue)> {
+    element().prop_filter("a range", |(key, _)| !matches!(key, ElementKey::Source(..)))
+}
+
+fn policy_op() -> impl Strategy<Value = Op> {
+    let rules = |family| {
+        Op::Policy(PolicyCommand::Install(Arc::new(Rules {
+            family,
+            masquerade_bit: 14,
+            local: LocalTraffic::default(),
+        })))
+    };
+    prop_oneof![
+        1 => prop::sample::select(vec![Family::Ip, Family::Ip6]).prop_map(rules),
+        8 => element().prop_map(|(key, value)| Op::Policy(PolicyCommand::Add(key, value))),
+        2 => no_range().prop_map(|(key, value)| Op::Policy(PolicyCommand::Replace(key, value))),
+        2 => no_range().prop_map(|(key, _)| Op::Policy(PolicyCommand::Delete(key))),
+    ]
+}
+
 /// Independent of the order in which a kernel lists.
 fn sorted(snapshot: Snapshot) -> BTreeSet<String> {
     let servers = snapshot.virtual_servers.into_iter().map(|mut present| {
@@ -85,7 +152,34 @@ fn sorted(snapshot: Snapshot) -> BTreeSet<String> {
     });
     let routes = snapshot.routes.into_iter().map(|ip| format!("route {ip}"));
     let addresses = snapshot.addresses.into_iter().map(|ip| format!("address {ip}"));
-    servers.chain(routes).chain(addresses).collect()
+    let tables = snapshot.tables.into_iter().map(|mut table| {
+        table.elements.sort_by_key(|(key, _)| *key);
+        format!("{table:?}")
+    });
+    servers.chain(routes).chain(addresses).chain(tables).collect()
+}
+
+/// Each op as a transaction of its own, and all of them as one: what is refused is left out of it.
+#[test]
+fn the_fake_policy_tables_answer_as_the_real_ones() {
+    let mut runner = TestRunner::new(Config {
+        cases: 48,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    runner
+        .run(&prop::collection::vec(policy_op(), 1..40), |ops| {
+            isolate().unwrap();
+            let open = || LiveKernel::new(Ipvs::open().unwrap(), Vips::open().unwrap(), Nftables::open().unwrap());
+            let (mut real, mut fake) = (open(), FakeKernel::new());
+            for op in &ops {
+                let answer = real.execute(std::slice::from_ref(op)).unwrap().remove(0);
+                prop_assert_eq!(answer.map_err(|error| error.errno), fake.apply(op), "{}", op);
+            }
+            prop_assert_eq!(sorted(real.read().unwrap()), sorted(fake.tables()));
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
@@ -100,7 +194,7 @@ fn the_fake_kernel_answers_as_the_real_one() {
             isolate().unwrap();
             let mut vips = Vips::open().unwrap();
             vips.ensure_device().unwrap();
-            let mut real = LiveKernel::new(Ipvs::open().unwrap(), vips);
+            let mut real = LiveKernel::new(Ipvs::open().unwrap(), vips, Nftables::open().unwrap());
             let mut fake = FakeKernel::new();
             let answers = real.execute(&ops).unwrap();
             for (op, answer) in ops.iter().zip(answers) {

@@ -61,6 +61,18 @@ fn plan(manifests: &Path, more: &[&str]) -> String {
     tool::output(command).unwrap()
 }
 
+/// Elements in our tables, by nft.
+fn elements_listed(netns: &Netns) -> usize {
+    let text = netns.sh("nft -j list ruleset").unwrap();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let objects = json["nftables"].as_array().unwrap().iter();
+    let sets = objects.filter_map(|object| object.get("set").or_else(|| object.get("map")));
+    sets.filter(|set| set["table"] == "kube-ipvs")
+        .filter_map(|set| set["elem"].as_array())
+        .map(Vec::len)
+        .sum()
+}
+
 /// The answers of a number of questions, in order.
 fn answers(from: &Netns, to: &str, count: usize) -> Vec<String> {
     let to: SocketAddr = to.parse().unwrap();
@@ -100,8 +112,20 @@ fn plan_is_what_the_daemon_does() {
         .collect();
     assert_eq!(seen::routes(&world.node), hosts);
     eventually(&word("address add ", 2), || seen::addresses(&world.node));
+    let policies = of(&[
+        "add table ",
+        "delete table ",
+        "add chain ",
+        "add set ",
+        "add map ",
+        "add rule ",
+    ]);
+    let elements = of(&["add element "]);
+    let listed = elements_listed(&world.node);
+    assert_eq!(listed, elements.len());
+    // Both tables are added twice and deleted between: whatever was there.
     assert_eq!(
-        planned.len() + hosts.len() + word("address add ", 2).len(),
+        planned.len() + hosts.len() + word("address add ", 2).len() + policies.len() + 2 + elements.len(),
         plan.lines().count(),
         "other lines in {plan}"
     );

@@ -20,6 +20,12 @@ pub(crate) fn config() -> Config {
     }
 }
 
+/// VIPs as routes alone.
+pub(crate) const ROUTES_ALONE: dataplane::Settings = dataplane::Settings {
+    with_addresses: false,
+    masquerade_bit: 14,
+};
+
 /// Additions of virtual servers with real servers.
 pub(crate) fn table(servers: u32, reals: u8) -> Vec<Command> {
     let scheduler = SchedulerName::new("rr").unwrap();

@@ -190,7 +190,7 @@ fn everything(family: Family) -> Vec<Command> {
             "pre",
             vec![
                 Statement::From(Is::So, Interface::Named("cni0".into())),
-                Statement::MarkClear(0x4000),
+                Statement::MarkAnd(!0x4000),
             ],
         ),
         rule(
@@ -222,11 +222,17 @@ fn everything(family: Family) -> Vec<Command> {
         ),
         rule(
             "pre-nat",
-            vec![Statement::DestinationLocal, Statement::DnatMap(place(), "local".into())],
+            vec![
+                Statement::DestinationLocal(Is::So),
+                Statement::DnatMap(place(), "local".into()),
+            ],
         ),
         rule(
             "out-nat",
-            vec![Statement::SourceLocal, Statement::DnatMap(place(), "local".into())],
+            vec![
+                Statement::SourceLocal(Is::Not),
+                Statement::DnatMap(place(), "local".into()),
+            ],
         ),
         rule(
             "pre-nat",

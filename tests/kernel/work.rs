@@ -5,8 +5,9 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dataplane::DataPlane;
-use dataplane::live::LiveKernel;
+use dataplane::live::{LiveCounters, LiveKernel};
 use ipvs::{Ipvs, Vips};
+use nftables::Nftables;
 use serde_json::{Value, json};
 use service_model::{Change, Cluster, Event, Kind, ObjectName};
 use testbed::daemon::Daemon;
@@ -25,13 +26,16 @@ fn node(services: u32) -> (Cluster, DataPlane<LiveKernel>) {
     cluster.apply(Event::NodeAddresses(Vec::new()));
     let mut vips = Vips::open().unwrap();
     vips.ensure_device().unwrap();
-    let mut plane = DataPlane::new(LiveKernel::new(Ipvs::open().unwrap(), vips), false);
+    let mut plane = DataPlane::new(
+        LiveKernel::new(Ipvs::open().unwrap(), vips, Nftables::open().unwrap()),
+        load::ROUTES_ALONE,
+    );
     plane.adopt().unwrap();
     commit(&mut cluster, &mut plane);
     (cluster, plane)
 }
 
-/// What a commit of the waiting changes cost: ops, IPVS messages, rtnetlink messages, system calls.
+/// What a commit of the waiting changes cost: ops, IPVS messages, messages to rtnetlink and nf_tables, system calls.
 fn commit(cluster: &mut Cluster, plane: &mut DataPlane<LiveKernel>) -> (usize, u64, u64, u64) {
     let before = plane.kernel().counters();
     for name in cluster.take_touched() {
@@ -44,9 +48,13 @@ fn commit(cluster: &mut Cluster, plane: &mut DataPlane<LiveKernel>) -> (usize, u
     (
         report.total(),
         after.ipvs.messages - before.ipvs.messages,
-        after.route.messages - before.route.messages,
-        after.ipvs.system_calls + after.route.system_calls - before.ipvs.system_calls - before.route.system_calls,
+        after.route.messages + after.nftables.messages - before.route.messages - before.nftables.messages,
+        calls(&after) - calls(&before),
     )
+}
+
+fn calls(counters: &LiveCounters) -> u64 {
+    counters.ipvs.system_calls + counters.route.system_calls + counters.nftables.system_calls
 }
 
 #[test]
@@ -85,7 +93,10 @@ fn adopting_ten_thousand_services_writes_nothing() {
         cluster.apply(service(number));
     }
     cluster.apply(Event::Complete(Kind::Service));
-    let mut plane = DataPlane::new(LiveKernel::new(Ipvs::open().unwrap(), Vips::open().unwrap()), false);
+    let mut plane = DataPlane::new(
+        LiveKernel::new(Ipvs::open().unwrap(), Vips::open().unwrap(), Nftables::open().unwrap()),
+        load::ROUTES_ALONE,
+    );
     for name in cluster.take_touched() {
         plane.want(&name, &cluster.program(&name));
     }

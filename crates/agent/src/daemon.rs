@@ -8,6 +8,7 @@ use dataplane::live::LiveKernel;
 use dataplane::{DataPlane, Kernel};
 use ipvs::sysctl;
 use ipvs::{Ipvs, Timeouts, Vips};
+use nftables::Nftables;
 use rustix::thread::CapabilitySet;
 use service_model::Event;
 use tokio::signal::unix::{SignalKind, signal};
@@ -54,7 +55,13 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Sett
         let kernel = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
 
-        let plane = DataPlane::new(kernel, settings.vip_addresses);
+        let plane = DataPlane::new(
+            kernel,
+            dataplane::Settings {
+                with_addresses: settings.vip_addresses,
+                ..dataplane::Settings::default()
+            },
+        );
         let sync = Sync::new(settings.model, plane, waiting, sink, settings.min_sync_period);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
@@ -135,7 +142,7 @@ async fn follow_node_addresses(events: mpsc::Sender<Event>) -> anyhow::Error {
 
 /// For `--dry-run`: nothing is created, nothing is set.
 fn open_to_read() -> Result<LiveKernel> {
-    Ok(LiveKernel::new(open_ipvs()?, Vips::open()?))
+    Ok(LiveKernel::new(open_ipvs()?, Vips::open()?, Nftables::open()?))
 }
 
 /// Sets up what IPVS needs (reference: kube-proxy's start in IPVS mode) and opens the sockets that write.
@@ -146,7 +153,7 @@ fn open_to_write(settings: &Settings) -> Result<LiveKernel> {
     vips.ensure_device().context("make the dummy device kube-ipvs0")?;
     set_sysctls(settings.strict_arp)?;
     set_timeouts(&mut ipvs, settings.timeouts)?;
-    Ok(LiveKernel::new(ipvs, vips))
+    Ok(LiveKernel::new(ipvs, vips, Nftables::open()?))
 }
 
 fn open_ipvs() -> Result<Ipvs> {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use dataplane::{DataPlane, Plan};
-use service_model::{Cluster, Event, Rejection};
+use service_model::{Cluster, Event, Family, Rejection};
 
 use crate::cli::{EXIT_REJECTED, Output, PlanArgs};
 use crate::dry_run::DryRun;
@@ -29,7 +29,14 @@ pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     };
     cluster.apply(Event::NodeAddresses(node_ips));
 
-    let mut plane = DataPlane::new(DryRun::nowhere(), args.vip_addresses);
+    let settings = dataplane::Settings {
+        with_addresses: args.vip_addresses,
+        ..dataplane::Settings::default()
+    };
+    let mut plane = DataPlane::new(DryRun::nowhere(), settings);
+    for family in [Family::V4, Family::V6] {
+        plane.want_local_traffic(family, cluster.local_traffic(family));
+    }
     let mut rejections = BTreeSet::new();
     for service in cluster.take_touched() {
         let program = cluster.program(&service);

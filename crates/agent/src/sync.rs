@@ -10,7 +10,7 @@ use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
 use dataplane::{DataPlane, Kernel, KernelBroken, Phase};
 use rustc_hash::FxHashMap;
-use service_model::{Cluster, Config, Event, Kind, ObjectName, Rejection};
+use service_model::{Cluster, Config, Event, Family, Kind, ObjectName, Rejection};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::time::timeout;
@@ -159,6 +159,10 @@ impl<K: Kernel> Sync<K> {
 
     fn commit(&mut self, now: Instant) -> Result<(), KernelBroken> {
         let touched = std::mem::take(&mut self.touched);
+        for family in [Family::V4, Family::V6] {
+            self.plane
+                .want_local_traffic(family, self.cluster.local_traffic(family));
+        }
         for service in &touched {
             let program = self.cluster.program(service);
             self.plane.want(service, &program);
@@ -199,18 +203,27 @@ impl<K: Kernel> Sync<K> {
             info!(
                 services,
                 ops = report.total(),
+                policies = count(Phase::Policies),
                 virtual_servers = count(Phase::VirtualServers),
                 real_servers = count(Phase::RealServers),
                 routes = count(Phase::Routes),
                 real_servers_out = count(Phase::RealServersOut),
                 vips_out = count(Phase::VipsOut),
                 virtual_servers_out = count(Phase::VirtualServersOut),
+                policies_out = count(Phase::PoliciesOut),
                 refused = report.refused.len(),
                 microseconds = took.as_micros(),
                 "commit"
             );
         }
         self.tell_refused(report);
+        for (server, scheduler) in &report.fallen_back {
+            warn!(%server, %scheduler, "the kernel lacks this scheduler, rr is used");
+            if let Some(service) = self.plane.ledger().owner(server) {
+                let note = format!("{server}: this node's kernel lacks the scheduler {scheduler}, rr is used");
+                self.warn_about(service, "FailedToProgram", "Program", note);
+            }
+        }
     }
 
     fn tell_addresses(&self, report: &Report) {
@@ -226,7 +239,7 @@ impl<K: Kernel> Sync<K> {
             if let Some(service) = op
                 .key()
                 .virtual_server()
-                .and_then(|server| self.plane.ledger().owner(server))
+                .and_then(|server| self.plane.ledger().owner(&server))
             {
                 self.warn_about(service, "FailedToProgram", "Program", format!("{op}: {refusal}"));
             }

@@ -4,12 +4,14 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use ipvs::{Command, VipCommand};
+use ipvs::{Command, SchedulerName, VipCommand, VirtualServer};
+use nftables::Family;
 use rustc_hash::FxHashSet;
 
+use crate::element::{ElementKey, Place, family_of};
 use crate::kernel::{Kernel, KernelBroken, OpError};
 use crate::ledger::Ledger;
-use crate::plan::{Op, Phase, Plan};
+use crate::plan::{Op, Phase, Plan, PolicyCommand};
 
 /// What a commit did.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,8 @@ pub struct Report {
     pub done: Vec<(Phase, usize)>,
     /// Ops that the kernel refused; they are tried again.
     pub refused: Vec<(Op, OpError)>,
+    /// Virtual servers that got `rr`, since the kernel lacks the scheduler named (T22).
+    pub fallen_back: Vec<(VirtualServer, SchedulerName)>,
     /// Something was not as the ledger said and was staged anew: planning again is worth while at once.
     pub surprised: bool,
 }
@@ -32,6 +36,12 @@ enum Verdict {
     ServerMissing,
     /// The real server is not there.
     RealServerMissing,
+    /// The kernel has no such scheduler.
+    SchedulerMissing,
+    /// The element is there with another value (`true`), or is not there.
+    ElementDiffers(ElementKey, bool),
+    /// There is no such table.
+    TableMissing(Family),
     /// Refused.
     Refused(OpError),
 }
@@ -73,15 +83,17 @@ pub fn commit(
     now: Instant,
 ) -> Result<Report, KernelBroken> {
     let mut report = Report::default();
-    let mut withheld = FxHashSet::default();
+    let mut withheld = Withheld::default();
     for step in plan.steps() {
         let mut ops = Cow::Borrowed(step);
         if !withheld.is_empty() {
-            let (waiting, rest) = step.iter().partition(|op| must_wait(op, ledger, &withheld));
-            let waiting: Vec<Op> = waiting;
-            waiting
-                .iter()
-                .for_each(|op| ledger.refuse(op, "no virtual server stands there yet", now));
+            let mut rest = Vec::with_capacity(step.len());
+            for op in step {
+                match withheld.reason(op, ledger) {
+                    Some(reason) => ledger.refuse(op, reason, now),
+                    None => rest.push(op.clone()),
+                }
+            }
             ops = Cow::Owned(rest);
         }
         for (op, answer) in ops.iter().zip(kernel.execute(&ops)?) {
@@ -112,12 +124,24 @@ pub fn commit(
                         report.surprised = true;
                     }
                 }
+                Verdict::SchedulerMissing => {
+                    if let Op::Ipvs(Command::NewService(server, _) | Command::SetService(server, _)) = op {
+                        ledger.scheduler_missing(*server);
+                        report.surprised = true;
+                    }
+                }
+                Verdict::ElementDiffers(key, there) => {
+                    ledger.element_differs(key, there);
+                    report.surprised = true;
+                }
+                Verdict::TableMissing(family) => {
+                    ledger.table_missing(family);
+                    report.surprised = true;
+                }
                 Verdict::Refused(error) => {
                     ledger.refuse(op, &error.reason, now);
-                    if let Op::Ipvs(Command::NewService(server, _)) = op {
-                        withheld.extend(server.address());
-                    }
-                    report.refused.push((*op, error));
+                    withheld.refused(op);
+                    report.refused.push((op.clone(), error));
                 }
             }
         }
@@ -125,9 +149,65 @@ pub fn commit(
     Ok(report)
 }
 
-/// A VIP whose virtual servers were all refused does not go live (L3): its route waits as long as they do.
-fn must_wait(op: &Op, ledger: &Ledger, withheld: &FxHashSet<IpAddr>) -> bool {
-    matches!(op, Op::Vip(VipCommand::AddRoute(ip)) if withheld.contains(ip) && !ledger.serves(*ip))
+/// What must not happen since something before it was refused (L3): a VIP whose virtual servers were all refused does
+/// not go live, and a virtual server does not stand without its policies.
+#[derive(Default)]
+struct Withheld {
+    vips: FxHashSet<IpAddr>,
+    places: FxHashSet<Place>,
+    families: FxHashSet<Family>,
+}
+
+impl Withheld {
+    fn is_empty(&self) -> bool {
+        self.vips.is_empty() && self.places.is_empty() && self.families.is_empty()
+    }
+
+    fn refused(&mut self, op: &Op) {
+        match op {
+            Op::Policy(PolicyCommand::Install(rules)) => drop(self.families.insert(rules.family)),
+            Op::Policy(PolicyCommand::Add(key, _) | PolicyCommand::Replace(key, _)) => self.places.extend(key.place()),
+            Op::Ipvs(Command::NewService(server, _)) => self.vips.extend(server.address()),
+            _ => {}
+        }
+    }
+
+    /// Why an op must wait, where it must.
+    fn reason(&self, op: &Op, ledger: &Ledger) -> Option<&'static str> {
+        match op {
+            Op::Vip(VipCommand::AddRoute(ip)) if self.vips.contains(ip) && !ledger.serves(*ip) => {
+                Some("no virtual server stands there yet")
+            }
+            Op::Ipvs(Command::NewService(server, _)) if self.lacks_policies(server) => {
+                Some("its policies do not stand yet")
+            }
+            Op::Ipvs(Command::NewDest(server, ..)) if self.lacks_policies(server) && !ledger.has(server) => {
+                Some("its policies do not stand yet")
+            }
+            Op::Vip(VipCommand::AddRoute(ip)) if self.families.contains(&family_of(*ip)) => {
+                Some("no policies stand yet")
+            }
+            _ => None,
+        }
+    }
+
+    fn lacks_policies(&self, server: &VirtualServer) -> bool {
+        match *server {
+            VirtualServer::Address {
+                address,
+                port,
+                protocol,
+            } => {
+                let place = Place {
+                    address,
+                    port,
+                    protocol,
+                };
+                self.places.contains(&place) || self.families.contains(&family_of(address))
+            }
+            VirtualServer::Mark { .. } => false,
+        }
+    }
 }
 
 /// IPVS uses its errno freely; what each means for each op (measured on Linux 7.2, and the conformance tests pin it):
@@ -135,6 +215,15 @@ fn must_wait(op: &Op, ledger: &Ledger, withheld: &FxHashSet<IpAddr>) -> bool {
 fn verdict(op: &Op, answer: Result<(), OpError>) -> Verdict {
     let Err(error) = answer else { return Verdict::Done };
     match (op, error.errno) {
+        (Op::Policy(PolicyCommand::Delete(_) | PolicyCommand::Revoke(_)), libc::ENOENT) => Verdict::Done,
+        (Op::Policy(PolicyCommand::Add(key, _)), libc::EEXIST) => Verdict::ElementDiffers(*key, true),
+        (Op::Policy(PolicyCommand::Add(key, _)), libc::ENOENT) => Verdict::TableMissing(key.family()),
+        (Op::Policy(PolicyCommand::Replace(key, _)), libc::ENOENT) => Verdict::ElementDiffers(*key, false),
+        (Op::Ipvs(Command::NewService(_, config) | Command::SetService(_, config)), libc::ENOENT)
+            if !Ledger::is_last_scheduler(config) =>
+        {
+            Verdict::SchedulerMissing
+        }
         (Op::Ipvs(Command::NewService(..) | Command::NewDest(..)), libc::EEXIST) => Verdict::Exists,
         (Op::Ipvs(Command::DelService(_)), libc::ESRCH) => Verdict::Done,
         (Op::Ipvs(Command::DelDest(..)), libc::ENOENT | libc::ESRCH) => Verdict::Done,

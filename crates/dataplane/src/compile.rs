@@ -1,11 +1,14 @@
-//! Frontends → kernel objects, in values of the crate `ipvs`. Pure.
+//! Frontends → kernel objects: virtual servers, and elements of the policy tables. Pure.
 
 use std::net::IpAddr;
 
 use ipvs::{
     Flags, Persistence, Protocol, RealServer, RealServerConfig, SchedulerName, VirtualServer, VirtualServerConfig,
 };
-use service_model::{Frontend, ObjectName, Program, Scheduler};
+use nftables::Family;
+use service_model::{Frontend, Insiders, Masquerade, ObjectName, Program, Refusal, Scheduler, Target};
+
+use crate::element::{ElementKey, ElementValue, Place, SetName, family_of};
 
 /// Weight of an endpoint that takes new connections. Upstream's value: the same for all.
 const WEIGHT: u16 = 1;
@@ -45,36 +48,142 @@ pub fn priority(service: &ObjectName, program: &Program) -> Priority {
     }
 }
 
-/// One frontend's objects.
-pub fn compile(frontend: &Frontend) -> Compiled {
-    let address = frontend.key.address;
+/// Everything that a service is in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Virtual servers, no key twice.
+    pub servers: Vec<Compiled>,
+    /// Elements of the policy tables, sorted, no key twice.
+    pub elements: Vec<(ElementKey, ElementValue)>,
+}
+
+/// A service's objects. `mark` gives a place its private virtual server's mark, where there is one left.
+pub fn compile(program: &Program, mut mark: impl FnMut(Place) -> Option<u32>) -> Objects {
+    let mut objects = Objects::default();
+    for frontend in &program.frontends {
+        objects.servers.push(virtual_server(
+            frontend,
+            VirtualServer::Address {
+                address: frontend.key.address,
+                port: frontend.key.port,
+                protocol: protocol(frontend.key.protocol),
+            },
+            (!frontend.node_address).then_some(frontend.key.address),
+            &frontend.endpoints,
+        ));
+        policy(frontend, &mut objects.elements);
+        short_circuit(frontend, &mut objects, &mut mark);
+    }
+    if let Some(check) = program.health_check {
+        let port = |family| (ElementKey::HealthPort(family, check.port), ElementValue::There);
+        objects.elements.extend([Family::Ip, Family::Ip6].map(port));
+    }
+    objects.elements.sort_unstable_by_key(|(key, _)| *key);
+    objects.elements.dedup_by_key(|(key, _)| *key);
+    objects
+}
+
+fn place(frontend: &Frontend) -> Place {
+    Place {
+        address: frontend.key.address,
+        port: frontend.key.port,
+        protocol: protocol(frontend.key.protocol),
+    }
+}
+
+/// What the policy tables know of a frontend.
+fn policy(frontend: &Frontend, elements: &mut Vec<(ElementKey, ElementValue)>) {
+    let at = place(frontend);
+    let mut there = |key| elements.push((key, ElementValue::There));
+    there(ElementKey::Place(SetName::Services, at));
+    if !frontend.node_address {
+        there(ElementKey::Vip(at.address));
+    }
+    match frontend.masquerade {
+        Masquerade::Never => {}
+        Masquerade::Outsiders => there(ElementKey::Place(SetName::ClusterIps, at)),
+        Masquerade::Always => there(ElementKey::Place(SetName::Masquerade, at)),
+    }
+    frontend
+        .endpoints
+        .iter()
+        .filter_map(|target| hairpin(target, at.protocol))
+        .for_each(&mut there);
+    if let Some(allowed) = &frontend.source_ranges {
+        there(ElementKey::Place(SetName::Restricted, at));
+        if !allowed.admits_node {
+            there(ElementKey::Place(SetName::RestrictedNode, at));
+        }
+        allowed
+            .ranges
+            .iter()
+            .for_each(|range| there(ElementKey::Source(at, *range)));
+    }
+    if frontend.endpoints.is_empty() {
+        let verdict = match frontend.refusal {
+            Refusal::Drop => ElementValue::Drop,
+            Refusal::Reject => ElementValue::Refuse,
+        };
+        elements.push((ElementKey::Place(SetName::Verdicts, at), verdict));
+    }
+}
+
+/// T13: an endpoint of this node may be its own client.
+fn hairpin(target: &Target, protocol: Protocol) -> Option<ElementKey> {
+    target.local.then_some(ElementKey::Hairpin(Place {
+        address: target.address.ip(),
+        port: target.address.port(),
+        protocol,
+    }))
+}
+
+/// T2.
+fn short_circuit(frontend: &Frontend, objects: &mut Objects, mark: &mut impl FnMut(Place) -> Option<u32>) {
+    let at = place(frontend);
+    match &frontend.insiders {
+        None => {}
+        Some(Insiders::Redirect(to)) => objects.elements.extend([
+            (ElementKey::Place(SetName::Redirects, at), ElementValue::To(*to)),
+            (ElementKey::Place(SetName::Redirected, at), ElementValue::There),
+        ]),
+        Some(Insiders::Endpoints(endpoints)) => {
+            let Some(mark) = mark(at) else { return };
+            let table = family_of(at.address);
+            objects.elements.extend([
+                (ElementKey::Place(SetName::Private, at), ElementValue::Mark(mark)),
+                (ElementKey::Mark(table, mark), ElementValue::There),
+            ]);
+            let local = endpoints.iter().filter_map(|target| hairpin(target, at.protocol));
+            objects.elements.extend(local.map(|key| (key, ElementValue::There)));
+            let family = match table {
+                Family::Ip => ipvs::Family::V4,
+                Family::Ip6 => ipvs::Family::V6,
+            };
+            let server = VirtualServer::Mark { mark, family };
+            objects.servers.push(virtual_server(frontend, server, None, endpoints));
+        }
+    }
+}
+
+fn virtual_server(frontend: &Frontend, server: VirtualServer, vip: Option<IpAddr>, endpoints: &[Target]) -> Compiled {
+    let real = |target: &Target| {
+        let real = RealServer {
+            address: target.address,
+        };
+        (real, RealServerConfig::masquerade(WEIGHT))
+    };
     Compiled {
-        server: VirtualServer::Address {
-            address,
-            port: frontend.key.port,
-            protocol: protocol(frontend.key.protocol),
-        },
+        server,
         config: VirtualServerConfig {
             scheduler: scheduler_name(frontend.scheduler),
             flags: scheduler_flags(frontend.scheduler),
             persistence: frontend.affinity.map(|timeout| Persistence {
                 timeout,
-                prefix_len: if address.is_ipv4() { 32 } else { 128 },
+                prefix_len: if frontend.key.address.is_ipv4() { 32 } else { 128 },
             }),
         },
-        vip: (!frontend.node_address).then_some(address),
-        real_servers: frontend
-            .endpoints
-            .iter()
-            .map(|target| {
-                (
-                    RealServer {
-                        address: target.address,
-                    },
-                    RealServerConfig::masquerade(WEIGHT),
-                )
-            })
-            .collect(),
+        vip,
+        real_servers: endpoints.iter().map(real).collect(),
     }
 }
 

@@ -2,13 +2,15 @@
 
 use std::time::Instant;
 
-use service_model::{ObjectName, Program};
+use service_model::{Family, LocalTraffic, ObjectName, Program};
 
 use crate::commit::{Report, commit};
 use crate::compile::{compile, priority};
 use crate::kernel::{Kernel, KernelBroken};
 use crate::ledger::Ledger;
+use crate::mark::Marks;
 use crate::plan::Plan;
+use crate::rules::Rules;
 
 /// How often a commit plans again at once because the kernel was not as the ledger said. A table that somebody else
 /// changes all the time must not hold the thread.
@@ -18,20 +20,58 @@ const ROUNDS: usize = 4;
 /// (net/ipv4/devinet.c `__inet_insert_ifa` walks the device's list), so the share is small.
 const ADDRESS_SHARE: usize = 128;
 
+/// What does not change while the process runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// VIPs are addresses on `kube-ipvs0`, too, besides their routes (L4).
+    pub with_addresses: bool,
+    /// The bit of a packet's mark that means masquerading, from 0 (`iptables.masqueradeBit`).
+    pub masquerade_bit: u8,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            with_addresses: true,
+            masquerade_bit: 14,
+        }
+    }
+}
+
 /// The wanted state, the kernel, and what is known of it.
 #[derive(Debug)]
 pub struct DataPlane<K> {
     ledger: Ledger,
+    marks: Option<Marks>,
+    masquerade_bit: u8,
     kernel: K,
 }
 
 impl<K: Kernel> DataPlane<K> {
-    /// Over a kernel of which nothing is known yet. `with_addresses`: see [`Ledger::new`].
-    pub fn new(kernel: K, with_addresses: bool) -> Self {
-        Self {
-            ledger: Ledger::new(with_addresses),
+    /// Over a kernel of which nothing is known yet.
+    pub fn new(kernel: K, settings: Settings) -> Self {
+        let mut plane = Self {
+            ledger: Ledger::new(settings.with_addresses),
+            marks: None,
+            masquerade_bit: settings.masquerade_bit,
             kernel,
+        };
+        for family in [Family::V4, Family::V6] {
+            plane.want_local_traffic(family, LocalTraffic::default());
         }
+        plane
+    }
+
+    /// Who is who among the clients of a family. Nothing is written yet; repeating it changes nothing.
+    pub fn want_local_traffic(&mut self, family: Family, local: LocalTraffic) {
+        self.ledger.want_rules(Rules {
+            family: match family {
+                Family::V4 => nftables::Family::Ip,
+                Family::V6 => nftables::Family::Ip6,
+            },
+            masquerade_bit: self.masquerade_bit,
+            local,
+        });
     }
 
     /// Reads the kernel into the ledger (L2). To be called after the first [`DataPlane::want`]s and before the first
@@ -47,7 +87,17 @@ impl<K: Kernel> DataPlane<K> {
 
     /// What one service is to be from now on. Nothing is written yet.
     pub fn want(&mut self, service: &ObjectName, program: &Program) {
-        let objects: Vec<_> = program.frontends.iter().map(compile).collect();
+        let (marks, kernel) = (&mut self.marks, &mut self.kernel);
+        let objects = compile(program, |place| {
+            // Asked for once, and only where there is such a place. A kernel that cannot be asked now is adopted anew
+            // anyhow, and the marks that it has are then replaced.
+            let marks = marks.get_or_insert_with(|| {
+                let mut marks = Marks::default();
+                marks.learn(kernel.marks().unwrap_or_default());
+                marks
+            });
+            marks.get(place)
+        });
         self.ledger.want(service, priority(service, program), &objects);
     }
 
@@ -71,6 +121,7 @@ impl<K: Kernel> DataPlane<K> {
             }
             report.append(commit(&plan, &mut self.ledger, &mut self.kernel, now)?);
         }
+        report.fallen_back = self.ledger.take_fallen_back();
         debug_assert!(
             report.surprised || self.ledger.plan(now).is_empty(),
             "planning again after a commit gives nothing"

@@ -6,13 +6,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipvs::{Command, RealServer, RealServerConfig, VipCommand, VirtualServer, VirtualServerConfig};
+use nftables::Family;
 use service_model::Scheduler;
 
 use crate::compile::scheduler_name;
-use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, Snapshot};
-use crate::plan::Op;
+use crate::element::{ElementKey, ElementValue, Place, SetName};
+use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot};
+use crate::plan::{Op, PolicyCommand};
 
 type Table = BTreeMap<VirtualServer, (VirtualServerConfig, BTreeMap<RealServer, RealServerConfig>)>;
+
+/// Rules and elements of a policy table.
+#[derive(Clone, Debug)]
+struct PolicyTable {
+    rules: Vec<(String, Vec<u8>)>,
+    elements: BTreeMap<ElementKey, ElementValue>,
+}
 
 /// The fake kernel.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +29,8 @@ pub struct FakeKernel {
     table: Table,
     routes: BTreeSet<IpAddr>,
     addresses: BTreeSet<IpAddr>,
+    /// By family: rules and elements.
+    policies: BTreeMap<Family, PolicyTable>,
     /// Every op that reached it, with what was answered.
     pub log: Vec<(Op, Result<(), i32>)>,
     /// Calls of `execute` with at least one op.
@@ -43,7 +54,13 @@ impl FakeKernel {
             virtual_servers: self.table.keys().filter_map(|server| self.present(server)).collect(),
             routes: self.routes.iter().copied().collect(),
             addresses: self.addresses.iter().copied().collect(),
+            tables: self.policies.iter().map(present_table).collect(),
         }
+    }
+
+    /// Somebody deletes a policy table.
+    pub fn drop_table(&mut self, family: Family) {
+        self.policies.remove(&family);
     }
 
     /// One op as the kernel does it.
@@ -52,12 +69,48 @@ impl FakeKernel {
     /// With the errno of the real kernel.
     pub fn apply(&mut self, op: &Op) -> Result<(), i32> {
         match *op {
+            Op::Policy(ref command) => self.apply_policy(command),
             Op::Ipvs(command) => self.apply_ipvs(command),
             Op::Vip(VipCommand::AddRoute(ip)) => self.routes.insert(ip).then_some(()).ok_or(libc::EEXIST),
             Op::Vip(VipCommand::DelRoute(ip)) => self.routes.remove(&ip).then_some(()).ok_or(libc::ESRCH),
             Op::Vip(VipCommand::AddAddress(ip)) => self.addresses.insert(ip).then_some(()).ok_or(libc::EEXIST),
             Op::Vip(VipCommand::DelAddress(ip)) => self.addresses.remove(&ip).then_some(()).ok_or(libc::EADDRNOTAVAIL),
         }
+    }
+
+    fn apply_policy(&mut self, command: &PolicyCommand) -> Result<(), i32> {
+        if let PolicyCommand::Install(rules) = command {
+            let table = PolicyTable {
+                rules: rules.fingerprints(),
+                elements: BTreeMap::new(),
+            };
+            self.policies.insert(rules.family, table);
+            return Ok(());
+        }
+        let (key, value) = match *command {
+            PolicyCommand::Install(_) => return Ok(()),
+            PolicyCommand::Add(key, value) => (key, Some(value)),
+            PolicyCommand::Replace(key, value) => {
+                self.apply_policy(&PolicyCommand::Delete(key))?;
+                (key, Some(value))
+            }
+            PolicyCommand::Revoke(key) | PolicyCommand::Delete(key) => (key, None),
+        };
+        let elements = &mut self.policies.get_mut(&key.family()).ok_or(libc::ENOENT)?.elements;
+        let Some(value) = value else {
+            return elements.remove(&key).map(drop).ok_or(libc::ENOENT);
+        };
+        let overlaps = |other: &ElementKey| match (*other, key) {
+            (ElementKey::Source(at, a), ElementKey::Source(place, b)) => {
+                at == place && a != b && (a.contains(&b) || b.contains(&a))
+            }
+            _ => false,
+        };
+        if elements.get(&key).is_some_and(|there| *there != value) || elements.keys().any(overlaps) {
+            return Err(libc::EEXIST);
+        }
+        elements.insert(key, value);
+        Ok(())
     }
 
     fn apply_ipvs(&mut self, command: Command) -> Result<(), i32> {
@@ -110,6 +163,16 @@ impl Kernel for FakeKernel {
         Ok(self.tables())
     }
 
+    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken> {
+        let elements = self.policies.values().flat_map(|table| &table.elements);
+        Ok(elements
+            .filter_map(|(key, value)| match (key, value) {
+                (ElementKey::Place(SetName::Private, place), ElementValue::Mark(mark)) => Some((*place, *mark)),
+                _ => None,
+            })
+            .collect())
+    }
+
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {
         Ok(self.present(server))
     }
@@ -117,9 +180,16 @@ impl Kernel for FakeKernel {
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
         self.batches += usize::from(!ops.is_empty());
         let mut answers = Vec::with_capacity(ops.len());
-        for op in ops {
+        for (at, op) in ops.iter().enumerate() {
             let number = self.log.len();
-            if self.stop_at.is_some_and(|stop| number >= stop) {
+            // A transaction happens as a whole, or not at all.
+            let last = if matches!(op, Op::Policy(_)) {
+                let rest = ops.get(at..).unwrap_or_default();
+                number + rest.iter().take_while(|op| matches!(op, Op::Policy(_))).count() - 1
+            } else {
+                number
+            };
+            if self.stop_at.is_some_and(|stop| last >= stop) {
                 return Err(KernelBroken {
                     operation: "send ops",
                     source: "stopped by the test".into(),
@@ -129,13 +199,21 @@ impl Kernel for FakeKernel {
                 Some(errno) => Err(errno),
                 None => self.apply(op),
             };
-            self.log.push((*op, answer));
+            self.log.push((op.clone(), answer));
             answers.push(answer.map_err(|errno| OpError {
                 errno,
                 reason: format!("{op}: errno {errno}").into(),
             }));
         }
         Ok(answers)
+    }
+}
+
+fn present_table((family, table): (&Family, &PolicyTable)) -> PresentTable {
+    PresentTable {
+        family: *family,
+        rules: table.rules.clone(),
+        elements: table.elements.iter().map(|(key, value)| (*key, *value)).collect(),
     }
 }
 

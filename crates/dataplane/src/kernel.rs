@@ -5,7 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipvs::{RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
+use nftables::Family;
+use rustc_hash::FxHashSet;
 
+use crate::element::{ElementKey, ElementValue, Place, SetName};
 use crate::plan::Op;
 
 /// A kernel that can be read and changed: the live one, the fake one, or one that only prints.
@@ -16,13 +19,20 @@ pub trait Kernel {
     /// Where the kernel cannot be asked.
     fn read(&mut self) -> Result<Snapshot, KernelBroken>;
 
+    /// The marks of private virtual servers in the policy tables; none where there is no such table.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken>;
+
     /// One virtual server with its real servers; `None` where there is none.
     ///
     /// # Errors
     /// Where the kernel cannot be asked.
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken>;
 
-    /// Executes ops in order, each on its own, and tells for each how it went. Empty in, empty out.
+    /// Executes ops in order, each on its own, and tells for each how it went. Empty in, empty out. Ops of the policy
+    /// tables that stand together are one transaction: those that are not refused happen at one moment.
     ///
     /// # Errors
     /// Where the way to the kernel broke: which ops were executed is then unknown, and only a new read tells.
@@ -38,6 +48,43 @@ pub struct Snapshot {
     pub routes: Vec<IpAddr>,
     /// Addresses on `kube-ipvs0`.
     pub addresses: Vec<IpAddr>,
+    /// The policy tables that are there.
+    pub tables: Vec<PresentTable>,
+}
+
+/// A policy table in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PresentTable {
+    /// Its family.
+    pub family: Family,
+    /// Chain and fingerprint of its rules, by chain.
+    pub rules: Vec<(String, Vec<u8>)>,
+    /// Its elements.
+    pub elements: Vec<(ElementKey, ElementValue)>,
+}
+
+impl Snapshot {
+    /// The virtual servers that the policy tables say are ours (L10).
+    pub fn owned(&self) -> FxHashSet<VirtualServer> {
+        let elements = self.tables.iter().flat_map(|table| &table.elements);
+        elements
+            .filter_map(|(key, _)| match *key {
+                ElementKey::Place(SetName::Services, place) => Some(VirtualServer::Address {
+                    address: place.address,
+                    port: place.port,
+                    protocol: place.protocol,
+                }),
+                ElementKey::Mark(family, mark) => Some(VirtualServer::Mark {
+                    mark,
+                    family: match family {
+                        Family::Ip => ipvs::Family::V4,
+                        Family::Ip6 => ipvs::Family::V6,
+                    },
+                }),
+                _ => None,
+            })
+            .collect()
+    }
 }
 
 /// A virtual server in the kernel.

@@ -6,13 +6,19 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ipvs::{Command, RealServer, RealServerConfig, VipCommand, VirtualServer, VirtualServerConfig};
+use ipvs::{
+    Command, Flags, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer, VirtualServerConfig,
+};
+use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
-use service_model::ObjectName;
+use service_model::{ObjectName, Scheduler};
 
-use crate::compile::{Compiled, Priority};
+use crate::compile::{Compiled, Objects, Priority, scheduler_name};
+use crate::element::ElementKey;
 use crate::kernel::{PresentServer, Snapshot};
 use crate::plan::{Key, Op, Placed, Plan};
+use crate::policy_ledger::PolicyLedger;
+use crate::rules::Rules;
 use crate::slot::{Difference, Slot};
 
 /// First wait after a refused op.
@@ -25,6 +31,7 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 pub struct Ledger {
     servers: FxHashMap<VirtualServer, Entry>,
     vips: FxHashMap<IpAddr, Vip>,
+    policies: PolicyLedger,
     /// The virtual servers of each service.
     services: FxHashMap<ObjectName, Vec<VirtualServer>>,
     /// Objects whose two sides may differ, without the addresses to be added.
@@ -35,6 +42,10 @@ pub struct Ledger {
     refused: FxHashMap<Key, Refused>,
     /// Addresses on `kube-ipvs0` are wanted at all (L4).
     with_addresses: bool,
+    /// Schedulers that the kernel turned out to lack; asked for again after the next adoption (T22).
+    no_schedulers: FxHashSet<SchedulerName>,
+    /// Virtual servers that got another scheduler than they should have, to be told.
+    fallen_back: Vec<(VirtualServer, SchedulerName)>,
 }
 
 #[derive(Debug)]
@@ -73,6 +84,19 @@ pub struct Refused {
     pub retry_at: Instant,
     /// What the kernel said.
     pub reason: Box<str>,
+}
+
+/// The scheduler that every kernel with IPVS has where modules are complete, and kube-proxy's default.
+fn round_robin() -> SchedulerName {
+    scheduler_name(Scheduler::RoundRobin)
+}
+
+fn without_scheduler(config: VirtualServerConfig) -> VirtualServerConfig {
+    VirtualServerConfig {
+        scheduler: round_robin(),
+        flags: Flags::default(),
+        ..config
+    }
 }
 
 impl Default for Vip {
@@ -138,8 +162,8 @@ impl Ledger {
     }
 
     /// Takes in what the kernel holds (L2). What is not ours is left out: a virtual server is ours where its address
-    /// is bound by us, on `kube-ipvs0` or by a route of ours (L10). One that turns out to be wanted is ours as well;
-    /// then [`Ledger::learn_server`] brings it in.
+    /// is in our table's set of them, or is bound by us, on `kube-ipvs0` or by a route of ours (L10). One that turns out
+    /// to be wanted is ours as well; then [`Ledger::learn_server`] brings it in.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
         for entry in self.servers.values_mut() {
             entry.slot.has = None;
@@ -148,15 +172,18 @@ impl Ledger {
         for vip in self.vips.values_mut() {
             (vip.route.has, vip.address.has) = (None, None);
         }
+        self.policies.adopt(&snapshot.tables, &mut self.staged);
         for ip in &snapshot.routes {
             self.vips.entry(*ip).or_default().route.has = Some(());
         }
         for ip in &snapshot.addresses {
             self.vips.entry(*ip).or_default().address.has = Some(());
         }
+        self.no_schedulers.clear();
+        let owned = snapshot.owned();
         for present in &snapshot.virtual_servers {
             let bound = present.server.address().is_some_and(|ip| self.vips.contains_key(&ip));
-            if bound || self.servers.contains_key(&present.server) {
+            if bound || owned.contains(&present.server) || self.servers.contains_key(&present.server) {
                 self.learn_server(&present.server, Some(present));
             }
         }
@@ -179,10 +206,11 @@ impl Ledger {
     }
 
     /// What one service wants from now on, all of it; empty = nothing. Repeating it stages nothing.
-    pub fn want(&mut self, service: &ObjectName, priority: Priority, objects: &[Compiled]) {
+    pub fn want(&mut self, service: &ObjectName, priority: Priority, objects: &Objects) {
+        self.policies.want(service, &objects.elements, &mut self.staged);
         let before = self.services.remove(service).unwrap_or_default();
-        let now: Vec<_> = objects.iter().map(|object| object.server).collect();
-        for object in objects {
+        let now: Vec<_> = objects.servers.iter().map(|object| object.server).collect();
+        for object in &objects.servers {
             self.want_server(service, priority, object);
         }
         for server in before.iter().filter(|server| !now.contains(server)) {
@@ -193,12 +221,22 @@ impl Ledger {
         }
     }
 
+    /// The rules of a family, which stand as soon as one of its elements does. Repeating it stages nothing.
+    pub fn want_rules(&mut self, rules: Rules) {
+        self.policies.want_rules(rules, &mut self.staged);
+    }
+
     fn want_server(&mut self, service: &ObjectName, priority: Priority, object: &Compiled) {
         let entry = self.servers.entry(object.server).or_default();
         entry.owner = Some(service.clone());
         entry.priority = priority;
-        if entry.slot.wanted != Some(object.config) {
-            entry.slot.wanted = Some(object.config);
+        let mut config = object.config;
+        if self.no_schedulers.contains(&config.scheduler) {
+            self.fallen_back.push((object.server, config.scheduler));
+            config = without_scheduler(config);
+        }
+        if entry.slot.wanted != Some(config) {
+            entry.slot.wanted = Some(config);
             self.staged.insert(Key::VirtualServer(object.server));
         }
         // Sorted, so that each side is walked once whatever the number of endpoints.
@@ -346,13 +384,25 @@ impl Ledger {
     }
 
     fn waits(&self, key: &Key, now: Instant) -> bool {
-        self.refused.get(key).is_some_and(|refused| refused.retry_at > now)
+        let waits = |key: &Key| self.refused.get(key).is_some_and(|refused| refused.retry_at > now);
+        // Nothing can be added where its table or its virtual server could not.
+        waits(key)
+            || match key {
+                Key::RealServer(server, _) => waits(&Key::VirtualServer(*server)),
+                Key::Element(element) => waits(&Key::Rules(element.family())),
+                _ => false,
+            }
     }
 
     /// The op that brings an object to its wanted value; `None` where nothing is to be done, or where it is done by
     /// another one: a virtual server takes its real servers with it.
     fn op(&self, key: &Key) -> Option<Placed> {
         match *key {
+            Key::Rules(_) | Key::Element(_) => Some(Placed {
+                priority: Priority::Ordinary,
+                rank: 0,
+                op: Op::Policy(self.policies.command(key)?),
+            }),
             Key::VirtualServer(server) => {
                 let entry = self.servers.get(&server)?;
                 let command = match entry.slot.difference()? {
@@ -414,6 +464,8 @@ impl Ledger {
 
     fn forget_vacant(&mut self, key: &Key) {
         match *key {
+            Key::Rules(_) => {}
+            Key::Element(element) => self.policies.forget_vacant(&element),
             Key::VirtualServer(server) | Key::RealServer(server, _) => {
                 let Some(entry) = self.servers.get_mut(&server) else {
                     return;
@@ -439,6 +491,7 @@ impl Ledger {
     pub fn done(&mut self, op: &Op) {
         self.refused.remove(&op.key());
         match *op {
+            Op::Policy(ref command) => self.policies.done(command),
             Op::Ipvs(Command::NewService(server, config) | Command::SetService(server, config)) => {
                 self.servers.entry(server).or_default().slot.has = Some(config);
             }
@@ -455,6 +508,37 @@ impl Ledger {
             Op::Vip(VipCommand::DelAddress(ip)) => self.vips.entry(ip).or_default().address.has = None,
         }
         self.staged.insert(op.key());
+    }
+
+    /// The kernel has no such scheduler: the virtual server is wanted with `rr` instead (T22).
+    pub fn scheduler_missing(&mut self, server: VirtualServer) {
+        let Some(config) = self
+            .servers
+            .get_mut(&server)
+            .and_then(|entry| entry.slot.wanted.as_mut())
+        else {
+            return;
+        };
+        self.no_schedulers.insert(config.scheduler);
+        self.fallen_back.push((server, config.scheduler));
+        *config = without_scheduler(*config);
+        self.staged.insert(Key::VirtualServer(server));
+    }
+
+    /// Virtual servers that got `rr` in place of the scheduler named, since the last call.
+    pub fn take_fallen_back(&mut self) -> Vec<(VirtualServer, SchedulerName)> {
+        std::mem::take(&mut self.fallen_back)
+    }
+
+    /// The element is not as it was thought to be: there with an unknown value, or not there.
+    pub fn element_differs(&mut self, key: ElementKey, there: bool) {
+        self.policies.differs(key, there);
+        self.staged.insert(Key::Element(key));
+    }
+
+    /// The table is not there, or not ours any more.
+    pub fn table_missing(&mut self, family: Family) {
+        self.policies.table_missing(family, &mut self.staged);
     }
 
     /// The real server that was to be changed is not there after all.
@@ -497,11 +581,26 @@ impl Ledger {
         self.servers.get(server)?.owner.as_ref()
     }
 
+    /// The kernel has this virtual server.
+    pub fn has(&self, server: &VirtualServer) -> bool {
+        self.servers.get(server).is_some_and(|entry| entry.slot.has.is_some())
+    }
+
     /// The kernel has a virtual server at this address. Walks them all: asked only after a refusal.
     pub fn serves(&self, ip: IpAddr) -> bool {
         self.servers
             .iter()
             .any(|(server, entry)| server.address() == Some(ip) && entry.slot.has.is_some())
+    }
+
+    /// The scheduler of a virtual server is the one that is left where others are missing.
+    pub fn is_last_scheduler(config: &VirtualServerConfig) -> bool {
+        config.scheduler == round_robin()
+    }
+
+    /// Elements of the policy tables that we want.
+    pub fn element_count(&self) -> usize {
+        self.policies.count()
     }
 
     /// Objects that we want, by kind: virtual servers, real servers, VIPs.

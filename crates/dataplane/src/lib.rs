@@ -1,22 +1,26 @@
 //! From frontends to kernel objects: what we want, what the kernel has, the ordered changes between them.
 //!
-//! Reading order: [`compile`] (frontends → objects), [`ledger`] (wanted and present objects), [`plan`] (ordered,
-//! printable changes), [`commit`] (plan → kernel → ledger), [`kernel`] (the seam), [`live`] and `fake` (its two
-//! sides), [`engine`] (all of it behind four calls).
+//! Reading order: [`compile`] (frontends → objects), [`rules`] and [`element`] (the policy tables), [`ledger`] with its
+//! part `policy_ledger` (wanted and present objects), [`plan`] (ordered, printable changes), [`commit`] (plan → kernel →
+//! ledger), [`kernel`] (the seam), [`live`] and `fake` (its two sides), [`engine`] (all of it behind four calls).
 //!
 //! Knows neither Kubernetes' API, nor HTTP, nor flags. Reads no clock: the caller says what time it is.
 
 pub mod commit;
 pub mod compile;
+pub mod element;
 pub mod engine;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 pub mod kernel;
 pub mod ledger;
 pub mod live;
+mod mark;
 pub mod plan;
+mod policy_ledger;
+pub mod rules;
 pub mod slot;
 
-pub use engine::DataPlane;
+pub use engine::{DataPlane, Settings};
 pub use kernel::{Kernel, KernelBroken, OpError, Snapshot};
-pub use plan::{Op, Phase, Plan};
+pub use plan::{Op, Phase, Plan, PolicyCommand};

@@ -1,19 +1,23 @@
-//! The running kernel behind the seam: IPVS and rtnetlink, in this thread's network namespace.
+//! The running kernel behind the seam: IPVS, rtnetlink and nf_tables, in this thread's network namespace.
 
 use std::error::Error as _;
 use std::net::IpAddr;
 
 use ipvs::{Command, Counters, Ipvs, RealServerConfig, VipCommand, Vips, VirtualServer};
+use nftables::{Family, Nftables};
 use rustc_hash::FxHashMap;
 
-use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, Snapshot};
-use crate::plan::Op;
+use crate::element::{ElementKey, ElementValue, Place, SetName};
+use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot};
+use crate::plan::{Op, PolicyCommand};
+use crate::rules;
 
 /// Sockets to the running kernel. Must be used in the thread, or at least in the network namespace, that opened it.
 #[derive(Debug)]
 pub struct LiveKernel {
     ipvs: Ipvs,
     vips: Vips,
+    nftables: Nftables,
 }
 
 /// What went over the sockets of a [`LiveKernel`].
@@ -23,12 +27,17 @@ pub struct LiveCounters {
     pub ipvs: Counters,
     /// rtnetlink.
     pub route: Counters,
+    /// nf_tables.
+    pub nftables: Counters,
 }
+
+/// Ops of one transaction. A transaction is one `sendmsg`, of some 100 bytes an op.
+const TRANSACTION: usize = 100_000;
 
 impl LiveKernel {
     /// Over sockets that are open already.
-    pub fn new(ipvs: Ipvs, vips: Vips) -> Self {
-        Self { ipvs, vips }
+    pub fn new(ipvs: Ipvs, vips: Vips, nftables: Nftables) -> Self {
+        Self { ipvs, vips, nftables }
     }
 
     /// What went over its sockets so far.
@@ -36,7 +45,95 @@ impl LiveKernel {
         LiveCounters {
             ipvs: self.ipvs.counters(),
             route: self.vips.counters(),
+            nftables: self.nftables.counters(),
         }
+    }
+
+    fn table(&mut self, family: Family) -> Result<Option<PresentTable>, KernelBroken> {
+        let rules = self
+            .nftables
+            .rules(&rules::table(family))
+            .map_err(broken("list rules"))?;
+        if rules.is_empty() {
+            return Ok(None);
+        }
+        // A chain's rules are in order; chains come as they were made.
+        let mut rules = rules;
+        rules.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut elements = Vec::new();
+        for set in SetName::ALL {
+            elements.extend(self.elements(family, set)?);
+        }
+        Ok(Some(PresentTable {
+            family,
+            rules,
+            elements,
+        }))
+    }
+
+    /// The elements of a set that we could have written; none where it is not there.
+    fn elements(&mut self, family: Family, set: SetName) -> Result<Vec<(ElementKey, ElementValue)>, KernelBroken> {
+        match self.nftables.elements(&rules::table(family), &set.definition(family)) {
+            Ok(found) => Ok(found
+                .iter()
+                .filter_map(|element| ElementKey::read(set, family, element))
+                .collect()),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
+            Err(error) => Err(broken("list elements")(error)),
+        }
+    }
+
+    /// One transaction; what is refused is left out and the rest tried again.
+    fn transaction(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
+        let mut answers = vec![Ok(()); ops.len()];
+        let mut left: Vec<usize> = (0..ops.len()).collect();
+        while !left.is_empty() {
+            // Which op each command belongs to.
+            let (mut commands, mut owners) = (Vec::new(), Vec::new());
+            for at in &left {
+                if let Some(Op::Policy(command)) = ops.get(*at) {
+                    commands.extend(nft(command));
+                    owners.resize(commands.len(), *at);
+                }
+            }
+            let replies = self
+                .nftables
+                .transaction(&commands)
+                .map_err(broken("send a transaction"))?;
+            let before = left.len();
+            for (owner, reply) in owners.iter().zip(replies) {
+                if let (Err(error), Some(answer)) = (reply, answers.get_mut(*owner)) {
+                    *answer = Err(OpError {
+                        errno: error.errno,
+                        reason: error.to_string().into(),
+                    });
+                    left.retain(|at| at != owner);
+                }
+            }
+            if left.len() == before {
+                break;
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// A command as nf_tables' own.
+fn nft(command: &PolicyCommand) -> Vec<nftables::Command> {
+    let place = |key: &ElementKey| (rules::table(key.family()), key.set().definition(key.family()));
+    let add = |key: &ElementKey, value| {
+        let (table, set) = place(key);
+        nftables::Command::AddElements(table, set, vec![key.element(value)])
+    };
+    let delete = |key: &ElementKey| {
+        let (table, set) = place(key);
+        nftables::Command::DeleteElements(table, set, vec![key.element(ElementValue::There)])
+    };
+    match command {
+        PolicyCommand::Install(rules) => rules.commands(),
+        PolicyCommand::Add(key, value) => vec![add(key, *value)],
+        PolicyCommand::Replace(key, value) => vec![delete(key), add(key, *value)],
+        PolicyCommand::Revoke(key) | PolicyCommand::Delete(key) => vec![delete(key)],
     }
 }
 
@@ -74,11 +171,28 @@ impl Kernel for LiveKernel {
         // The kernel gives a device an IPv6 link-local address of its own; it is nobody's VIP (k/k#70113).
         let is_own = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
         let addresses = addresses.into_iter().filter(|ip| !is_own(ip)).collect();
+        let mut tables = Vec::new();
+        for family in [Family::Ip, Family::Ip6] {
+            tables.extend(self.table(family)?);
+        }
         Ok(Snapshot {
             virtual_servers,
             routes,
             addresses,
+            tables,
         })
+    }
+
+    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken> {
+        let mut marks = Vec::new();
+        for family in [Family::Ip, Family::Ip6] {
+            let elements = self.elements(family, SetName::Private)?;
+            marks.extend(elements.into_iter().filter_map(|(key, value)| match value {
+                ElementValue::Mark(mark) => Some((key.place()?, mark)),
+                _ => None,
+            }));
+        }
+        Ok(marks)
     }
 
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {
@@ -104,31 +218,33 @@ impl Kernel for LiveKernel {
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
         let mut answers = Vec::with_capacity(ops.len());
         // Ops of one kind that stand together go in one batch.
-        for run in ops.chunk_by(|a, b| matches!((a, b), (Op::Ipvs(_), Op::Ipvs(_)) | (Op::Vip(_), Op::Vip(_)))) {
-            let commands: Vec<Command> = run
-                .iter()
-                .filter_map(|op| if let Op::Ipvs(c) = op { Some(*c) } else { None })
-                .collect();
-            if commands.is_empty() {
-                let commands: Vec<VipCommand> = run
-                    .iter()
-                    .filter_map(|op| if let Op::Vip(c) = op { Some(*c) } else { None })
-                    .collect();
-                answers.extend(
-                    self.vips
+        for run in ops.chunk_by(|a, b| std::mem::discriminant(a) == std::mem::discriminant(b)) {
+            match run.first() {
+                None => {}
+                Some(Op::Policy(_)) => {
+                    for run in run.chunks(TRANSACTION) {
+                        answers.extend(self.transaction(run)?);
+                    }
+                }
+                Some(Op::Ipvs(_)) => {
+                    let commands = run
+                        .iter()
+                        .filter_map(|op| if let Op::Ipvs(c) = op { Some(*c) } else { None });
+                    let commands: Vec<Command> = commands.collect();
+                    let replies = self.ipvs.execute(&commands).map_err(broken("send IPVS commands"))?;
+                    answers.extend(replies.into_iter().map(refused));
+                }
+                Some(Op::Vip(_)) => {
+                    let commands = run
+                        .iter()
+                        .filter_map(|op| if let Op::Vip(c) = op { Some(*c) } else { None });
+                    let commands: Vec<VipCommand> = commands.collect();
+                    let replies = self
+                        .vips
                         .execute(&commands)
-                        .map_err(broken("send routes and addresses"))?
-                        .into_iter()
-                        .map(refused),
-                );
-            } else {
-                answers.extend(
-                    self.ipvs
-                        .execute(&commands)
-                        .map_err(broken("send IPVS commands"))?
-                        .into_iter()
-                        .map(refused),
-                );
+                        .map_err(broken("send routes and addresses"))?;
+                    answers.extend(replies.into_iter().map(refused));
+                }
             }
         }
         Ok(answers)

@@ -2,23 +2,48 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipvs::{Command, RealServer, VipCommand, VirtualServer};
+use nftables::Family;
 
 use crate::compile::Priority;
+use crate::element::{ElementKey, ElementValue};
+use crate::rules::{Rules, table};
 
 /// One change of one object in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
+    /// A rule set, or an element of one.
+    Policy(PolicyCommand),
     /// A virtual or real server.
     Ipvs(Command),
     /// A VIP's route or address.
     Vip(VipCommand),
 }
 
+/// One change of the policy tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicyCommand {
+    /// Makes a table with its rules, whatever was there. Its elements are gone then.
+    Install(Arc<Rules>),
+    /// Adds an element. There with the same value: fine; with another one, or overlapping: EEXIST. No table: ENOENT.
+    Add(ElementKey, ElementValue),
+    /// Gives an element another value. Missing: ENOENT.
+    Replace(ElementKey, ElementValue),
+    /// Removes an element in one transaction with what stands in for it. Missing: ENOENT.
+    Revoke(ElementKey),
+    /// Removes an element. Missing: ENOENT.
+    Delete(ElementKey),
+}
+
 /// Identity of an object in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Key {
+    /// A policy table with its rules.
+    Rules(Family),
+    /// An element of a policy table.
+    Element(ElementKey),
     /// A virtual server.
     VirtualServer(VirtualServer),
     /// A real server of a virtual server.
@@ -30,10 +55,12 @@ pub enum Key {
 }
 
 /// The step of a commit that an op belongs to; ARCHITECTURE.md has the table with the reasons.
-/// The numbers are the table's, so the steps of the policy tables (1, 8) and of conntrack (9) have their place.
+/// The numbers are the table's; that of conntrack (9) has its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
+    /// Rules, and elements added: a VIP must not answer before they stand.
+    Policies = 1,
     /// Add or change virtual servers.
     VirtualServers = 2,
     /// Add real servers, raise weights.
@@ -46,6 +73,8 @@ pub enum Phase {
     VipsOut = 6,
     /// Virtual servers out.
     VirtualServersOut = 7,
+    /// Elements out: nothing looks at them any more.
+    PoliciesOut = 8,
     /// Addresses on `kube-ipvs0`; nothing waits for them.
     Addresses = 10,
 }
@@ -61,6 +90,8 @@ impl Op {
     /// The step it belongs to.
     pub fn phase(&self) -> Phase {
         match self {
+            Self::Policy(PolicyCommand::Delete(_)) => Phase::PoliciesOut,
+            Self::Policy(_) => Phase::Policies,
             Self::Ipvs(Command::NewService(..) | Command::SetService(..)) => Phase::VirtualServers,
             Self::Ipvs(Command::SetDest(_, _, config)) if config.weight == 0 => Phase::RealServersOut,
             Self::Ipvs(Command::NewDest(..) | Command::SetDest(..)) => Phase::RealServers,
@@ -75,6 +106,13 @@ impl Op {
     /// The object that it changes.
     pub fn key(&self) -> Key {
         match *self {
+            Self::Policy(PolicyCommand::Install(ref rules)) => Key::Rules(rules.family),
+            Self::Policy(
+                PolicyCommand::Add(key, _)
+                | PolicyCommand::Replace(key, _)
+                | PolicyCommand::Revoke(key)
+                | PolicyCommand::Delete(key),
+            ) => Key::Element(key),
             Self::Ipvs(
                 Command::NewService(server, _) | Command::SetService(server, _) | Command::DelService(server),
             ) => Key::VirtualServer(server),
@@ -87,11 +125,16 @@ impl Op {
 }
 
 impl Key {
-    /// The virtual server that it is or belongs to.
-    pub fn virtual_server(&self) -> Option<&VirtualServer> {
+    /// The virtual server that it is, belongs to, or is a policy of.
+    pub fn virtual_server(&self) -> Option<VirtualServer> {
         match self {
-            Self::VirtualServer(server) | Self::RealServer(server, _) => Some(server),
-            Self::Route(_) | Self::Address(_) => None,
+            Self::VirtualServer(server) | Self::RealServer(server, _) => Some(*server),
+            Self::Element(key) => key.place().map(|place| VirtualServer::Address {
+                address: place.address,
+                port: place.port,
+                protocol: place.protocol,
+            }),
+            Self::Rules(_) | Self::Route(_) | Self::Address(_) => None,
         }
     }
 }
@@ -99,23 +142,44 @@ impl Key {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Policies => "policies",
             Self::VirtualServers => "virtual servers",
             Self::RealServers => "real servers",
             Self::Routes => "routes",
             Self::RealServersOut => "real servers out",
             Self::VipsOut => "vips out",
             Self::VirtualServersOut => "virtual servers out",
+            Self::PoliciesOut => "policies out",
             Self::Addresses => "addresses",
         })
     }
 }
 
 impl fmt::Display for Op {
-    /// The line that the standard tool takes: `ipvsadm -R`, `ip -batch -`.
+    /// What the standard tool takes: `ipvsadm -R`, `ip -batch -`, `nft -f -`. One line, but for a table with its rules.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Policy(command) => command.fmt(f),
             Self::Ipvs(command) => command.fmt(f),
             Self::Vip(command) => command.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for PolicyCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let line = |verb: &str, key: &ElementKey, value: ElementValue| {
+            let (set, element) = (key.set().as_str(), key.element(value));
+            format!("{verb} element {} {set} {{ {element} }}", table(key.family()))
+        };
+        match self {
+            Self::Install(rules) => f.write_str(rules.script().trim_end()),
+            Self::Add(key, value) => f.write_str(&line("add", key, *value)),
+            Self::Replace(key, value) => {
+                let delete = line("delete", key, ElementValue::There);
+                write!(f, "{delete}; {}", line("add", key, *value))
+            }
+            Self::Revoke(key) | Self::Delete(key) => f.write_str(&line("delete", key, ElementValue::There)),
         }
     }
 }
@@ -124,6 +188,8 @@ impl fmt::Display for Key {
     /// `virtual server 10.96.0.1:443/TCP`, `real server 10.0.0.1:6443 of 10.96.0.1:443/TCP`, `route 10.96.0.1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Rules(family) => write!(f, "table {}", table(*family)),
+            Self::Element(key) => key.fmt(f),
             Self::VirtualServer(server) => write!(f, "virtual server {server}"),
             Self::RealServer(server, real) => write!(f, "real server {real} of {server}"),
             Self::Route(ip) => write!(f, "route {ip}"),
@@ -139,7 +205,7 @@ pub struct Plan {
 }
 
 /// An op with what decides its place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Placed {
     /// Priority of its service.
     pub priority: Priority,
@@ -150,17 +216,28 @@ pub struct Placed {
 }
 
 impl Plan {
-    /// Puts ops in order: what adds goes by priority, then phase; what removes comes after all of that, by phase.
+    /// Puts ops in order: rules and elements first, all of them, since they are one transaction; what else adds goes by
+    /// priority, then phase; what removes comes after all of that, by phase.
     /// Within a phase by object, so that the same changes always give the same plan.
     pub fn new(mut placed: Vec<Placed>) -> Self {
         placed.sort_by_cached_key(|placed| {
             let phase = placed.op.phase();
-            let priority = phase.adds().then_some(placed.priority);
+            // Within the transaction: what is revoked makes room for what is added.
+            let adds = !matches!(
+                placed.op,
+                Op::Policy(PolicyCommand::Revoke(_) | PolicyCommand::Install(_))
+            );
+            let group = match phase {
+                Phase::Policies => 0,
+                phase if phase.adds() => 1,
+                _ => 2,
+            };
+            let priority = (group == 1).then_some(placed.priority);
             let (server, real) = match placed.op.key() {
                 Key::RealServer(server, real) => (Key::VirtualServer(server), Some(real)),
                 key => (key, None),
             };
-            (priority.is_none(), priority, phase, server, placed.rank, real)
+            (group, priority, phase, adds, server, placed.rank, real)
         });
         Self {
             ops: placed.into_iter().map(|placed| placed.op).collect(),

@@ -47,6 +47,7 @@ pub struct Counters {
 /// A netlink socket in the network namespace of the thread that opened it.
 pub struct Socket {
     raw: Raw,
+    port: u32,
     sequence: u32,
     datagram: Vec<u8>,
     chunk_messages: usize,
@@ -69,7 +70,7 @@ impl Socket {
     /// Where the socket cannot be made or bound.
     pub fn open(protocol: isize) -> Result<Self, TransportError> {
         let mut raw = Raw::new(protocol).map_err(socket("open"))?;
-        raw.bind_auto().map_err(socket("bind"))?;
+        let port = raw.bind_auto().map_err(socket("bind"))?.port_number();
         raw.connect(&SocketAddr::new(0, 0)).map_err(socket("connect"))?;
         raw.set_cap_ack(true).map_err(socket("set NETLINK_CAP_ACK"))?;
         raw.set_ext_ack(true).map_err(socket("set NETLINK_EXT_ACK"))?;
@@ -83,11 +84,18 @@ impl Socket {
         };
         Ok(Self {
             raw,
+            port,
             sequence: 0,
             datagram: Vec::with_capacity(DATAGRAM),
             chunk_messages,
             counters: Counters::default(),
         })
+    }
+
+    /// Makes room for so many bytes in one `sendmsg`; what is there already stays. Without CAP_NET_ADMIN nothing changes.
+    pub fn reserve(&self, bytes: i32) {
+        // Refused or not: a message that does not fit is refused when it is sent.
+        let _ = force_buffer(&self.raw, libc::SO_SNDBUFFORCE, bytes.max(SEND_BUFFER));
     }
 
     /// Makes the kernel check the header of dump requests and honor filters in them (`NETLINK_GET_STRICT_CHK`, 4.20).
@@ -98,6 +106,11 @@ impl Socket {
         self.raw
             .set_netlink_get_strict_chk(true)
             .map_err(socket("set NETLINK_GET_STRICT_CHK"))
+    }
+
+    /// Its port id: whom the kernel names as the originator of what is done over it.
+    pub fn port(&self) -> u32 {
+        self.port
     }
 
     /// What went over the socket so far.

@@ -12,6 +12,9 @@ use crate::uapi::{
     NFT_MSG_GETSETELEM, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
 };
 
+/// A transaction is one `sendmsg`. The kernel allows twice this (net/core/sock.c), and takes what is needed alone.
+const SEND_BUFFER: i32 = 16 << 20;
+
 /// A socket to nf_tables of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Nftables {
@@ -25,6 +28,7 @@ impl Nftables {
     /// Where the socket cannot be made.
     pub fn open() -> Result<Self, Error> {
         let socket = Socket::open(NETLINK_NETFILTER).map_err(transport("open the netfilter socket"))?;
+        socket.reserve(SEND_BUFFER);
         Ok(Self { socket })
     }
 
@@ -33,8 +37,25 @@ impl Nftables {
     /// # Errors
     /// [`Error::Command`] names the first command that was refused; nothing has changed then.
     pub fn commit(&mut self, commands: &[Command]) -> Result<(), Error> {
+        let answers = self.transaction(commands)?;
+        let refused = answers.into_iter().enumerate().find_map(|(place, answer)| {
+            Some(Error::Command {
+                command: commands.get(place)?.to_string(),
+                place,
+                source: answer.err()?,
+            })
+        });
+        refused.map_or(Ok(()), Err)
+    }
+
+    /// As [`commit`](Self::commit), and tells of every command whether the kernel would take it: where one was refused,
+    /// nothing has changed.
+    ///
+    /// # Errors
+    /// The transaction as a whole was refused, or the transport broke.
+    pub fn transaction(&mut self, commands: &[Command]) -> Result<Vec<Result<(), KernelError>>, Error> {
         if commands.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut batch = Batch::new();
         let mark = |batch: &mut Batch, kind: u16| {
@@ -52,11 +73,17 @@ impl Nftables {
             });
         }
         mark(&mut batch, NFNL_MSG_BATCH_END);
-        let answers = self
+        let mut answers = self
             .socket
             .transaction(batch)
             .map_err(transport("send a transaction"))?;
-        refused(&answers, commands).map_or(Ok(()), Err)
+        // The first is to the begin, the last to the end.
+        let end = answers.pop().unwrap_or(Ok(()));
+        if answers.is_empty() {
+            return Err(Error::Unanswered);
+        }
+        answers.remove(0).and(end).map_err(Error::Commit)?;
+        Ok(answers)
     }
 
     /// The elements of a set, in the kernel's order.
@@ -95,25 +122,13 @@ impl Nftables {
         Ok(found)
     }
 
+    /// What the kernel calls this socket: the originator in notifications.
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// What went over the socket so far.
     pub fn counters(&self) -> Counters {
         self.socket.counters()
     }
-}
-
-/// The first refusal. Answers are those to the begin, to each command, and to the end.
-fn refused(answers: &[Result<(), KernelError>], commands: &[Command]) -> Option<Error> {
-    let (at, source) = answers
-        .iter()
-        .enumerate()
-        .find_map(|(at, answer)| Some((at, answer.as_ref().err()?.clone())))?;
-    let place = at.checked_sub(1);
-    Some(match place.and_then(|place| Some((place, commands.get(place)?))) {
-        Some((place, command)) => Error::Command {
-            command: command.to_string(),
-            place,
-            source,
-        },
-        None => Error::Commit(source),
-    })
 }

@@ -19,6 +19,9 @@ pub enum Error {
     /// The kernel refused the transaction as a whole.
     #[error("commit the transaction")]
     Commit(#[source] KernelError),
+    /// There were fewer answers than messages.
+    #[error("the transaction was not answered")]
+    Unanswered,
     /// The kernel refused a question, or the transport broke.
     #[error("{operation}")]
     Transport {
@@ -34,6 +37,7 @@ impl Error {
     pub fn errno(&self) -> Option<i32> {
         match self {
             Self::Command { source, .. } | Self::Commit(source) => Some(source.errno),
+            Self::Unanswered => None,
             Self::Transport { source, .. } => source.errno(),
         }
     }

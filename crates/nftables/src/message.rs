@@ -262,8 +262,8 @@ impl Expressions<'_> {
                 self.bitwise(&NF_CT_STATE_NEW.to_ne_bytes(), &[0; 4]);
                 self.compare(NFT_CMP_NEQ, &[0; 4]);
             }
-            Statement::SourceLocal => self.fib_local(NFTA_FIB_F_SADDR),
-            Statement::DestinationLocal => self.fib_local(NFTA_FIB_F_DADDR),
+            Statement::SourceLocal(is) => self.fib_local(NFTA_FIB_F_SADDR, *is),
+            Statement::DestinationLocal(is) => self.fib_local(NFTA_FIB_F_DADDR, *is),
             Statement::In(fields, set) => self.look_up(fields, set, 0, None),
             Statement::NotIn(fields, set) => self.look_up(fields, set, NFT_LOOKUP_F_INV, None),
             Statement::Proto(number) => {
@@ -296,7 +296,7 @@ impl Expressions<'_> {
                 self.compare(NFT_CMP_EQ, &value.to_ne_bytes());
             }
             Statement::MarkOr(bits) => self.change_mark(!bits, *bits),
-            Statement::MarkClear(bits) => self.change_mark(!bits, 0),
+            Statement::MarkAnd(bits) => self.change_mark(*bits, 0),
             Statement::MarkMap(fields, map) => {
                 self.look_up(fields, map, 0, Some(FIRST));
                 self.set_mark();
@@ -384,13 +384,13 @@ impl Expressions<'_> {
         });
     }
 
-    fn fib_local(&mut self, flags: u32) {
+    fn fib_local(&mut self, flags: u32, is: Is) {
         self.add("fib", |buffer| {
             put_be32(buffer, NFTA_FIB_FLAGS, flags);
             put_be32(buffer, NFTA_FIB_RESULT, NFT_FIB_RESULT_ADDRTYPE);
             put_be32(buffer, NFTA_FIB_DREG, FIRST);
         });
-        self.compare(NFT_CMP_EQ, &RTN_LOCAL.to_ne_bytes());
+        self.compare(is.comparison(), &RTN_LOCAL.to_ne_bytes());
     }
 
     /// The first registers become themselves under a mask, with bits turned over.

@@ -90,10 +90,10 @@ pub enum Field {
 pub enum Statement {
     /// The connection is new.
     CtNew,
-    /// The source address is one of this host.
-    SourceLocal,
-    /// The destination address is one of this host.
-    DestinationLocal,
+    /// The source address is one of this host, or is not.
+    SourceLocal(Is),
+    /// The destination address is one of this host, or is not.
+    DestinationLocal(Is),
     /// These fields are in a set.
     In(Vec<Field>, String),
     /// They are not.
@@ -113,8 +113,8 @@ pub enum Statement {
     },
     /// Sets bits of the mark.
     MarkOr(u32),
-    /// Clears bits of the mark.
-    MarkClear(u32),
+    /// Keeps these bits of the mark alone.
+    MarkAnd(u32),
     /// Sets the whole mark, by a map of marks; on where it says nothing.
     MarkMap(Vec<Field>, String),
     /// Goes where a verdict map says; on where it says nothing.
@@ -175,8 +175,8 @@ impl Statement {
             |fields: &[Field]| concatenated(&fields.iter().map(|field| field.text(family)).collect::<Vec<_>>());
         match self {
             Self::CtNew => "ct state new".to_owned(),
-            Self::SourceLocal => "fib saddr type local".to_owned(),
-            Self::DestinationLocal => "fib daddr type local".to_owned(),
+            Self::SourceLocal(is) => format!("fib saddr type {}local", is.operator()),
+            Self::DestinationLocal(is) => format!("fib daddr type {}local", is.operator()),
             Self::In(of, set) => format!("{} @{set}", fields(of)),
             Self::NotIn(of, set) => format!("{} != @{set}", fields(of)),
             Self::Proto(number) => format!("meta l4proto {}", crate::value::Value::Proto(*number)),
@@ -184,7 +184,7 @@ impl Statement {
             Self::SaddrWithin(is, range) => format!("{family} saddr {}{}", is.operator(), range.trunc()),
             Self::MarkIs { mask, value } => format!("meta mark & {mask:#010x} == {value:#010x}"),
             Self::MarkOr(bits) => format!("meta mark set meta mark | {bits:#010x}"),
-            Self::MarkClear(bits) => format!("meta mark set meta mark & {:#010x}", !bits),
+            Self::MarkAnd(bits) => format!("meta mark set meta mark & {bits:#010x}"),
             Self::MarkMap(of, map) => format!("meta mark set {} map @{map}", fields(of)),
             Self::VerdictMap(of, map) => format!("{} vmap @{map}", fields(of)),
             Self::DnatMap(of, map) => format!("dnat {family} to {} map @{map}", fields(of)),

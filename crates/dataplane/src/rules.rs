@@ -1,0 +1,354 @@
+//! The rules of the policy tables `ip kube-ipvs` and `ip6 kube-ipvs`: what IPVS cannot do. Their number does not depend
+//! on the services; what is known of these are elements (`element`).
+//!
+//! Every verdict is for new connections only (T29). The hooks that matter, by priority (net/netfilter/ipvs/ip_vs_core.c,
+//! linux/netfilter_ipv4.h): NAT of destinations −100; IPVS schedules what this node sends at −98, and what arrives for a
+//! local address behind the filters of the input hook; NAT of sources 100. NAT chains run inside the kernel's NAT hook
+//! whatever their priority, so a verdict on the node's own traffic must stand between, at −99.
+//!
+//! A packet to a VIP crosses prerouting, input, IPVS, output again, postrouting; not forward.
+
+use std::fmt::Write as _;
+
+use nftables::{Chain, ChainKind, Command, Family, Field, Hook, Interface, Is, Rule, Statement, Table, Verdict};
+use service_model::{LocalTraffic, Source};
+
+use crate::element::{REFUSE, SetName};
+
+/// Name of both tables.
+pub const TABLE: &str = "kube-ipvs";
+
+/// What the rules of one family depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The table's family.
+    pub family: Family,
+    /// The bit of the mark that means masquerading, from 0 (`iptables.masqueradeBit`).
+    pub masquerade_bit: u8,
+    /// Who is who among the clients.
+    pub local: LocalTraffic,
+}
+
+/// The table of a family.
+pub fn table(family: Family) -> Table {
+    Table {
+        family,
+        name: TABLE.to_owned(),
+    }
+}
+
+fn place() -> Vec<Field> {
+    vec![Field::Daddr, Field::L4Proto, Field::Dport]
+}
+
+fn at(set: SetName) -> Statement {
+    Statement::In(place(), set.as_str().to_owned())
+}
+
+fn is(source: &Source, is: Is) -> Statement {
+    match source {
+        Source::Within(range) => Statement::SaddrWithin(is, *range),
+        Source::Interface(name) => Statement::From(is, Interface::Named(name.to_string())),
+        Source::InterfacePrefix(prefix) => Statement::From(is, Interface::Prefix(prefix.to_string())),
+    }
+}
+
+fn marked_private() -> Statement {
+    Statement::In(vec![Field::Mark], SetName::PrivateMarks.as_str().to_owned())
+}
+
+const RETURN: Statement = Statement::Verdict(Verdict::Return);
+
+impl Rules {
+    /// The commands that make the table as it should be, whatever was there: one transaction. Elements are not among
+    /// them, and gone after it.
+    pub fn commands(&self) -> Vec<Command> {
+        let table = table(self.family);
+        let mut commands = vec![
+            // So that there is one to be deleted.
+            Command::AddTable(table.clone()),
+            Command::DeleteTable(table.clone()),
+            Command::AddTable(table.clone()),
+        ];
+        commands.extend(
+            chains()
+                .into_iter()
+                .map(|chain| Command::AddChain(table.clone(), chain)),
+        );
+        let sets = SetName::ALL.iter().map(|set| set.definition(self.family));
+        commands.extend(sets.map(|set| Command::AddSet(table.clone(), set)));
+        commands.extend(
+            self.rules()
+                .into_iter()
+                .map(|rule| Command::AddRule(table.clone(), rule)),
+        );
+        commands
+    }
+
+    /// What tells that a table has these rules, as [`nftables::Nftables::rules`] reads them: chain and fingerprint of
+    /// each, by chain.
+    pub fn fingerprints(&self) -> Vec<(String, Vec<u8>)> {
+        let print = |rule: Rule| {
+            let bytes = nftables::message::fingerprint(self.family, &rule);
+            (rule.chain, bytes)
+        };
+        let mut all: Vec<_> = self.rules().into_iter().map(print).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// The rules, in order.
+    pub fn rules(&self) -> Vec<Rule> {
+        let mut list = List(Vec::new());
+        self.refuse(&mut list);
+        self.prerouting(&mut list);
+        self.input(&mut list);
+        self.output(&mut list);
+        self.postrouting(&mut list);
+        list.0
+    }
+
+    fn bit(&self) -> u32 {
+        1_u32.checked_shl(self.masquerade_bit.into()).unwrap_or(0)
+    }
+
+    /// A chain to go to: the connection is refused at once, every time. IPVS's own refusal is an ICMP error, whose rate
+    /// the kernel limits.
+    fn refuse(&self, list: &mut List) {
+        let icmp = match self.family {
+            Family::Ip => 1,
+            Family::Ip6 => 58,
+        };
+        list.add("T8 a VIP answers ping", REFUSE, [Statement::Proto(icmp), RETURN]);
+        list.add("T5 T6 refused", REFUSE, [Statement::Proto(6), Statement::RejectTcp]);
+        list.add("T5 T6 refused", REFUSE, [Statement::RejectPort]);
+    }
+
+    fn prerouting(&self, list: &mut List) {
+        let new = || Statement::CtNew;
+        let outside = Statement::NotIn(
+            [place(), vec![Field::Saddr]].concat(),
+            SetName::Sources.as_str().to_owned(),
+        );
+        list.add(
+            "T15 source ranges",
+            "pre",
+            [
+                new(),
+                at(SetName::Restricted),
+                outside,
+                Statement::Verdict(Verdict::Drop),
+            ],
+        );
+        list.add(
+            "T9 T10 T14 masquerade",
+            "pre",
+            [new(), at(SetName::Masquerade), Statement::MarkOr(self.bit())],
+        );
+        if let Some(pods) = &self.local.pods {
+            list.add(
+                "T11 masquerade who is no pod",
+                "pre",
+                [
+                    new(),
+                    is(pods, Is::Not),
+                    at(SetName::ClusterIps),
+                    Statement::MarkOr(self.bit()),
+                ],
+            );
+        }
+        if let Some(insiders) = &self.local.insiders {
+            let far = match &self.local.own_pods {
+                Some(own) if own == insiders => None,
+                Some(own) => Some(vec![new(), is(insiders, Is::So), is(own, Is::Not)]),
+                None => Some(vec![new(), is(insiders, Is::So)]),
+            };
+            if let Some(mut far) = far {
+                far.extend([at(SetName::Redirected), Statement::MarkOr(self.bit())]);
+                list.add("T2 masquerade pods of other nodes", "pre", far);
+            }
+            let private = Statement::MarkMap(place(), SetName::Private.as_str().to_owned());
+            list.add(
+                "T2 private virtual server",
+                "pre",
+                [new(), is(insiders, Is::So), private],
+            );
+            list.add("T2 short circuit", "pre-nat", [is(insiders, Is::So), redirect()]);
+        }
+        list.add(
+            "T30 services before hostPorts",
+            "pre-nat",
+            [at(SetName::Services), Statement::DnatToItself],
+        );
+        list.add(
+            "T30 T6 VIPs before hostPorts",
+            "pre-nat",
+            [to_vip(), Statement::DnatToItself],
+        );
+    }
+
+    fn input(&self, list: &mut List) {
+        let new = || Statement::CtNew;
+        list.add("T2 private virtual server", "in", [new(), marked_private(), RETURN]);
+        list.add("T1 T4 T5 verdicts", "in", [new(), verdicts()]);
+        list.add("ours", "in", [new(), at(SetName::Services), RETURN]);
+        list.add(
+            "health-check node ports",
+            "in",
+            [
+                new(),
+                Statement::Proto(6),
+                Statement::In(vec![Field::Dport], SetName::HealthPorts.as_str().to_owned()),
+                RETURN,
+            ],
+        );
+        list.add(
+            "T6 undefined ports",
+            "in",
+            [new(), to_vip(), Statement::Verdict(Verdict::Goto(REFUSE.to_owned()))],
+        );
+    }
+
+    /// What this node itself sends. IPVS sends what it has scheduled through this hook again, hence the source.
+    fn output(&self, list: &mut List) {
+        let own = || [Statement::CtNew, Statement::SourceLocal(Is::So)];
+        let add = |list: &mut List, comment: &str, chain: &str, rest: Vec<Statement>| {
+            list.add(comment, chain, own().into_iter().chain(rest));
+        };
+        add(
+            list,
+            "T15 source ranges",
+            "out",
+            vec![at(SetName::RestrictedNode), Statement::Verdict(Verdict::Drop)],
+        );
+        add(
+            list,
+            "T12 masquerade the node",
+            "out",
+            vec![at(SetName::Services), Statement::MarkOr(self.bit())],
+        );
+        let private = Statement::MarkMap(place(), SetName::Private.as_str().to_owned());
+        add(list, "T2 private virtual server", "out", vec![private]);
+        add(list, "T2 short circuit", "out-nat", vec![redirect()]);
+        add(
+            list,
+            "T30 services before hostPorts",
+            "out-nat",
+            vec![at(SetName::Services), Statement::DnatToItself],
+        );
+        add(
+            list,
+            "T30 T6 VIPs before hostPorts",
+            "out-nat",
+            vec![to_vip(), Statement::DnatToItself],
+        );
+        add(
+            list,
+            "T2 private virtual server",
+            "out-verdict",
+            vec![marked_private(), RETURN],
+        );
+        add(list, "T1 T4 T5 verdicts", "out-verdict", vec![verdicts()]);
+    }
+
+    fn postrouting(&self, list: &mut List) {
+        let clear = || Statement::MarkAnd(0);
+        let keep = |list: &mut List, who: Option<Statement>| {
+            let rest = who.into_iter().chain([clear(), RETURN]);
+            list.add(
+                "T2 own pods keep their address",
+                "post",
+                [marked_private()].into_iter().chain(rest),
+            );
+        };
+        let masquerade = |list: &mut List, who: Option<Statement>| {
+            let rest = who.into_iter().chain([clear(), Statement::Masquerade]);
+            list.add("T2 masquerade", "post", [marked_private()].into_iter().chain(rest));
+        };
+        match &self.local.own_pods {
+            Some(own @ Source::Within(_)) => {
+                keep(list, Some(is(own, Is::So)));
+                masquerade(list, None);
+            }
+            // The interface that a packet came in by is not known here; who did not come in is this node.
+            Some(Source::Interface(_) | Source::InterfacePrefix(_)) => {
+                masquerade(list, Some(Statement::SourceLocal(Is::So)));
+                keep(list, None);
+            }
+            None => masquerade(list, None),
+        }
+        let marked = Statement::MarkIs {
+            mask: self.bit(),
+            value: self.bit(),
+        };
+        list.add(
+            "T9 T11 T12 masquerade",
+            "post",
+            [marked, Statement::MarkAnd(!self.bit()), Statement::Masquerade],
+        );
+        // Endpoints with an address of this node are left out: their connections to themselves are no hairpins.
+        let itself = [place(), vec![Field::Saddr]].concat();
+        list.add(
+            "T13 hairpin",
+            "post",
+            [
+                Statement::SourceLocal(Is::Not),
+                Statement::In(itself, SetName::Hairpin.as_str().to_owned()),
+                Statement::Masquerade,
+            ],
+        );
+    }
+
+    /// The table as an `nft` script.
+    pub fn script(&self) -> String {
+        let mut text = String::new();
+        for command in self.commands() {
+            let _ = writeln!(text, "{command}");
+        }
+        text
+    }
+}
+
+fn redirect() -> Statement {
+    Statement::DnatMap(place(), SetName::Redirects.as_str().to_owned())
+}
+
+fn verdicts() -> Statement {
+    Statement::VerdictMap(place(), SetName::Verdicts.as_str().to_owned())
+}
+
+fn to_vip() -> Statement {
+    Statement::In(vec![Field::Daddr], SetName::Vips.as_str().to_owned())
+}
+
+struct List(Vec<Rule>);
+
+impl List {
+    fn add(&mut self, comment: &str, chain: &str, statements: impl IntoIterator<Item = Statement>) {
+        self.0.push(Rule {
+            chain: chain.to_owned(),
+            statements: statements.into_iter().collect(),
+            comment: comment.to_owned(),
+        });
+    }
+}
+
+fn chains() -> Vec<Chain> {
+    let base = |name: &str, kind, hook, priority| Chain {
+        name: name.to_owned(),
+        hook: Some((kind, hook, priority)),
+    };
+    vec![
+        Chain {
+            name: REFUSE.to_owned(),
+            hook: None,
+        },
+        base("pre", ChainKind::Filter, Hook::Prerouting, -110),
+        base("pre-nat", ChainKind::Nat, Hook::Prerouting, -105),
+        base("in", ChainKind::Filter, Hook::Input, 0),
+        base("out", ChainKind::Filter, Hook::Output, -110),
+        base("out-nat", ChainKind::Nat, Hook::Output, -105),
+        base("out-verdict", ChainKind::Filter, Hook::Output, -99),
+        base("post", ChainKind::Nat, Hook::Postrouting, 90),
+    ]
+}
