@@ -8,8 +8,10 @@ mod config;
 mod daemon;
 mod dry_run;
 mod duration;
+mod feature_gate;
 mod node_name;
 mod plan;
+mod service_settings;
 mod settings;
 mod sync;
 
