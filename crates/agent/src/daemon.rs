@@ -11,7 +11,7 @@ use ipvs::{Ipvs, Timeouts, Vips};
 use rustix::thread::CapabilitySet;
 use service_model::Event;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::cli::DaemonArgs;
@@ -50,12 +50,13 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Sett
     runtime.block_on(async {
         let (events, waiting) = mpsc::channel(CHANNEL);
         let node_name = settings.model.node_name.to_string();
-        let (sink, source) = start_source(&settings.source, node_name, events.clone()).await?;
+        let (other_nodes, wanted) = watch::channel(false);
+        let (sink, source) = start_source(&settings.source, node_name, events.clone(), wanted).await?;
         let kernel = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
 
         let plane = DataPlane::new(kernel, settings.vip_addresses);
-        let sync = Sync::new(settings.model, plane, waiting, sink, settings.min_sync_period);
+        let sync = Sync::new(settings.model, plane, waiting, sink, other_nodes, settings.min_sync_period);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
             .name("sync".into())
@@ -87,6 +88,7 @@ async fn start_source(
     source: &Source,
     node_name: String,
     events: mpsc::Sender<Event>,
+    other_nodes: watch::Receiver<bool>,
 ) -> Result<(EventSink, SourceTask)> {
     match source {
         Source::Directory(directory) => {
@@ -109,7 +111,7 @@ async fn start_source(
             let server = ApiServer::connect(&config).await?;
             info!(server = server.url(), "following the API server");
             let sink = server.event_sink();
-            Ok((sink, tokio::spawn(server.watch(events))))
+            Ok((sink, tokio::spawn(server.watch(events, other_nodes))))
         }
     }
 }
