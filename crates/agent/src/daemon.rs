@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
+use crate::bridge;
 use crate::cli::DaemonArgs;
 use crate::dry_run::DryRun;
 use crate::settings::{IpvsTimeouts, Settings, Source};
@@ -29,6 +30,7 @@ const CHANNEL: usize = 1024;
 pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     let settings = Settings::new(args)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = "ipvs", "starting");
+    bridge::warn_where_replies_pass_by(&settings.model.detect_local);
     if settings.dry_run {
         serve(settings, |_| {
             let kernel = open_to_read()

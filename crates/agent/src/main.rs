@@ -3,6 +3,7 @@
 //! Reading order: [`cli`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
 //! writes), [`plan`] (the same without a kernel). It decides nothing about Services.
 
+mod bridge;
 mod cli;
 mod config;
 mod daemon;
