@@ -19,7 +19,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ipvs", &["netlink"]),
     ("nftables", &["netlink"]),
     ("dataplane", &["service-model", "ipvs"]),
-    ("agent", &["service-model", "api-watch", "ipvs", "dataplane"]),
+    (
+        "agent",
+        &["service-model", "api-watch", "ipvs", "nftables", "dataplane"],
+    ),
     ("testbed", &[]),
     ("xtask", &["testbed"]),
     ("integration", &[]),

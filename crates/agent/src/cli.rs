@@ -36,6 +36,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines. Needs neither root nor IPVS.
     Plan(PlanArgs),
+    /// Put accepts into the host's iptables where its policies drop: what the daemon does at start.
+    #[command(hide = true)]
+    HostRules(HostRulesArgs),
 }
 
 /// Settings of the daemon.
@@ -129,6 +132,35 @@ pub(crate) struct OwnArgs {
     /// VIPs are addresses on kube-ipvs0 as well as local routes. false: routes only.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) vip_addresses: bool,
+    /// Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub(crate) iptables_forward_accept: ForwardAccept,
+}
+
+/// When the host's iptables get accepts of ours (T28).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ForwardAccept {
+    /// Where the policy is DROP.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Settings of the helper, which knows nothing but these.
+#[derive(Debug, Args)]
+pub(crate) struct HostRulesArgs {
+    /// As the daemon's.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub(crate) iptables_forward_accept: ForwardAccept,
+    /// As the daemon's.
+    #[arg(long, value_name = "BIT", default_value_t = 14)]
+    pub(crate) iptables_masquerade_bit: u8,
+    /// A health-check node port to accept in INPUT, by the same rule; repeat or separate by commas.
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    pub(crate) health_port: Vec<u16>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[derive(Debug, Default, Args)]

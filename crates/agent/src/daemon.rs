@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::bridge;
 use crate::cli::DaemonArgs;
 use crate::dry_run::DryRun;
+use crate::host_rules;
 use crate::settings::{IpvsTimeouts, Settings, Source};
 use crate::sync::Sync;
 
@@ -150,6 +151,7 @@ fn open_to_write(settings: &Settings) -> Result<LiveKernel> {
     vips.ensure_device().context("make the dummy device kube-ipvs0")?;
     set_sysctls(settings.strict_arp)?;
     set_timeouts(&mut ipvs, settings.timeouts)?;
+    host_rules::start(settings.forward_accept, settings.masquerade_bit);
     Ok(LiveKernel::new(ipvs, vips))
 }
 

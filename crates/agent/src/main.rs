@@ -10,6 +10,7 @@ mod daemon;
 mod dry_run;
 mod duration;
 mod feature_gate;
+mod host_rules;
 mod node_name;
 mod plan;
 mod service_settings;
@@ -44,6 +45,10 @@ fn main() -> ExitCode {
         Some(Command::Plan(args)) => {
             log_to_stderr(&args.log);
             plan::run(&args)
+        }
+        Some(Command::HostRules(args)) => {
+            log_to_stderr(&args.log);
+            host_rules::helper::run(&args)
         }
         None => {
             log_to_stderr(&cli.daemon.log);

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use service_model::{Config, DetectLocal};
 use tracing::warn;
 
-use crate::cli::DaemonArgs;
+use crate::cli::{DaemonArgs, ForwardAccept};
 use crate::config::{self, KubeProxyConfiguration};
 use crate::duration::GoDuration;
 use crate::service_settings::{masquerade_bit, model_config, set_from_flags};
@@ -28,6 +28,7 @@ pub(crate) struct Settings {
     pub(crate) timeouts: IpvsTimeouts,
     pub(crate) dry_run: bool,
     pub(crate) vip_addresses: bool,
+    pub(crate) forward_accept: ForwardAccept,
 }
 
 /// Where objects come from.
@@ -109,6 +110,7 @@ impl Settings {
             },
             dry_run: args.own.dry_run,
             vip_addresses: args.own.vip_addresses,
+            forward_accept: args.own.iptables_forward_accept,
         })
     }
 }
