@@ -16,7 +16,7 @@ use testbed::world::{self, NODE, NODE_ADDRESSES, World, ask_tcp, ask_udp};
 use crate::seen;
 
 /// A copy of `deploy/examples`, to be changed.
-fn examples() -> TempDir {
+pub(crate) fn examples() -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
     for entry in fs::read_dir(from).unwrap() {

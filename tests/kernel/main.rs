@@ -9,6 +9,7 @@
 
 mod conformance;
 mod daemon;
+mod host_rules;
 mod ipvs;
 mod load;
 mod nftables;

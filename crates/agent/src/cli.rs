@@ -35,7 +35,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines. Needs neither root nor IPVS.
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Put accepts into the host's iptables where its policies drop: what the daemon does at start.
     #[command(hide = true)]
     HostRules(HostRulesArgs),
@@ -154,7 +154,7 @@ pub(crate) struct HostRulesArgs {
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(crate) iptables_forward_accept: ForwardAccept,
     /// As the daemon's.
-    #[arg(long, value_name = "BIT", default_value_t = 14)]
+    #[arg(long, value_name = "BIT", default_value_t = 14, value_parser = clap::value_parser!(u8).range(..32))]
     pub(crate) iptables_masquerade_bit: u8,
     /// A health-check node port to accept in INPUT, by the same rule; repeat or separate by commas.
     #[arg(long, value_name = "PORT", value_delimiter = ',')]

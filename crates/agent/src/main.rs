@@ -1,7 +1,8 @@
 //! The program `kube-ipvs`: command line, configuration, logging, and the threads that carry it.
 //!
 //! Reading order: [`cli`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
-//! writes), [`plan`] (the same without a kernel). It decides nothing about Services.
+//! writes), [`plan`] (the same without a kernel), [`host_rules`] (what others' rules need). It decides nothing about
+//! Services.
 
 mod bridge;
 mod cli;

@@ -95,6 +95,6 @@ impl ApiServer {
 async fn becomes(wanted: &mut watch::Receiver<bool>, value: bool) {
     let told = wanted.wait_for(|wanted| *wanted == value).await.is_ok();
     if !told {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

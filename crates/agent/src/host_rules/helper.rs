@@ -3,11 +3,11 @@
 use std::io::{self, ErrorKind, Write};
 use std::process::{Command, ExitCode, Output, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use tracing::debug;
 
-use super::ruleset::{Backend, Family, Ruleset, Wanted, places};
-use crate::cli::HostRulesArgs;
+use super::ruleset::{Backend, Family, Ruleset, Tables, Wanted, places};
+use crate::cli::{ForwardAccept, HostRulesArgs};
 
 /// Seconds for which the lock of xtables is waited for.
 const LOCK: &str = "10";
@@ -24,10 +24,6 @@ struct Tools {
 /// # Errors
 /// There is no iptables, none of it can read this kernel's rules, or a change was refused; the other changes are made.
 pub(crate) fn run(args: &HostRulesArgs) -> Result<ExitCode> {
-    ensure!(
-        args.iptables_masquerade_bit < 32,
-        "--iptables-masquerade-bit must be within 0 to 31"
-    );
     let mode = args.iptables_forward_accept;
     let tools = find()?;
     let mut tables = Vec::new();
@@ -48,7 +44,7 @@ pub(crate) fn run(args: &HostRulesArgs) -> Result<ExitCode> {
     if !args.health_port.is_empty() {
         all.push(Wanted::health(&args.health_port));
     }
-    let mut failed = None;
+    let mut failed = hidden_policy(mode, &tables, &all);
     let mut did = Vec::new();
     for wanted in &all {
         for (backend, family) in places(mode, &tables, wanted) {
@@ -71,15 +67,25 @@ pub(crate) fn run(args: &HostRulesArgs) -> Result<ExitCode> {
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
+/// A table whose policy may be one that iptables does not show, and in which nothing is put.
+fn hidden_policy(mode: ForwardAccept, tables: &Tables, all: &[Wanted]) -> Option<anyhow::Error> {
+    let used = |place: (Backend, Family)| all.iter().any(|wanted| places(mode, tables, wanted).contains(&place));
+    let hidden = |(backend, family, ruleset): &&(Backend, Family, Ruleset)| {
+        ruleset.is_incompatible() && !used((*backend, *family)) && mode != ForwardAccept::Never
+    };
+    let (_, family, _) = tables.iter().find(hidden)?;
+    Some(anyhow!(
+        "nf_tables' table filter ({family:?}) holds what iptables cannot change: its policies are not known"
+    ))
+}
+
 /// The chain first, then the jump that leads to it, at the head. What is right is left alone.
 fn ensure_chain(tool: Tools, family: Family, ruleset: &Ruleset, wanted: &Wanted, did: &mut Vec<String>) -> Result<()> {
     let (program, chain, from) = (tool.name(family, ""), wanted.chain, wanted.from);
     if ruleset.rules(chain) != wanted.rules {
         let restore = tool.name(family, "-restore");
-        succeeded(
-            &restore,
-            execute(&restore, &["-w", LOCK, "--noflush"], &wanted.restore())?,
-        )?;
+        let output = execute(&restore, &["-w", LOCK, "--noflush"], &wanted.restore())?;
+        succeeded(&restore, &output)?;
         did.push(format!("{program}: chain {chain} written"));
     }
     let jump = |command: &'static str, place: &[&'static str]| {
@@ -88,7 +94,7 @@ fn ensure_chain(tool: Tools, family: Family, ruleset: &Ruleset, wanted: &Wanted,
         execute(&program, &words, "")
     };
     if !jump("-C", &[])?.status.success() {
-        let inserted = jump("-I", &["1"]).and_then(|output| succeeded(&program, output));
+        let inserted = jump("-I", &["1"]).and_then(|output| succeeded(&program, &output));
         inserted.with_context(|| format!("insert the jump from {from} to {chain}"))?;
         did.push(format!("{program}: jump from {from} to {chain} inserted"));
     }
@@ -98,11 +104,7 @@ fn ensure_chain(tool: Tools, family: Family, ruleset: &Ruleset, wanted: &Wanted,
 /// Only tables that exist are printed, so that reading creates none.
 fn read(tool: Tools, family: Family) -> Result<Ruleset> {
     let program = tool.name(family, "-save");
-    let text = succeeded(&program, execute(&program, &[], "")?)?;
-    // What nft made and iptables cannot show it replaces by a comment.
-    if text.contains("Table `filter' is incompatible") {
-        bail!("{program}: the table filter holds what iptables cannot change");
-    }
+    let text = succeeded(&program, &execute(&program, &[], "")?)?;
     Ok(Ruleset::parse(&text))
 }
 
@@ -164,7 +166,7 @@ fn execute(program: &str, words: &[&str], input: &str) -> Result<Output> {
 }
 
 /// The standard output, where the status says success.
-fn succeeded(program: &str, output: Output) -> Result<String> {
+fn succeeded(program: &str, output: &Output) -> Result<String> {
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
         bail!("{program}: {}: {}", output.status, said.trim());

@@ -22,6 +22,7 @@ pub(super) enum Family {
 pub(super) struct Ruleset {
     /// By table and name.
     chains: BTreeMap<(String, String), Chain>,
+    incompatible: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,7 +38,9 @@ impl Ruleset {
         let mut ruleset = Self::default();
         let mut table = "";
         for line in text.lines() {
-            if let Some(name) = line.strip_prefix('*') {
+            if line.starts_with("# Table `filter' ") && line.contains("incompatible") {
+                ruleset.incompatible = true;
+            } else if let Some(name) = line.strip_prefix('*') {
                 table = name.trim();
             } else if let Some(chain) = line.strip_prefix(':') {
                 let mut words = chain.split_whitespace();
@@ -67,6 +70,11 @@ impl Ruleset {
         self.chains
             .get(&("filter".to_owned(), chain.to_owned()))
             .map_or(&[], |chain| chain.rules.as_slice())
+    }
+
+    /// The table `filter` holds, by nft, what iptables can neither show nor change; the policy may be among it.
+    pub(super) fn is_incompatible(&self) -> bool {
+        self.incompatible
     }
 
     /// The kubelet leaves a chain that tells others which backend is in use (iptables-wrappers).
@@ -206,6 +214,9 @@ COMMIT
         assert!(Ruleset::parse(HINT).has_hint());
         // The same chain in another table is another.
         assert!(!Ruleset::parse("*raw\n:FORWARD DROP [0:0]\n").drops("FORWARD"));
+        assert!(Ruleset::parse("# Table `filter' is incompatible, use 'nft' tool.\n").is_incompatible());
+        let chains = "# Table `filter' contains incompatible base-chains, use 'nft' tool to list them.\n*filter\n";
+        assert!(Ruleset::parse(chains).is_incompatible() && !Ruleset::parse(DOCKER).is_incompatible());
         assert_eq!(Ruleset::parse("").count(), 0);
         assert_eq!(Ruleset::parse("*\n:\n-A \nCOMMIT").rules("FORWARD"), [""; 0]);
     }
