@@ -38,7 +38,7 @@ fn start(node: &Netns, manifests: &Path, more: &[&str]) -> Daemon {
 }
 
 /// Waits for what comes in the background; how long it takes decides nothing.
-fn eventually<T: PartialEq + std::fmt::Debug>(expect: &T, mut look: impl FnMut() -> T) {
+pub(crate) fn eventually<T: PartialEq + std::fmt::Debug>(expect: &T, mut look: impl FnMut() -> T) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let found = look();

@@ -13,6 +13,7 @@ mod host_rules;
 mod ipvs;
 mod load;
 mod nftables;
+mod other_nodes;
 mod scheduler;
 mod seen;
 mod work;
