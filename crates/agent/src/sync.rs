@@ -182,6 +182,9 @@ impl<K: Kernel> Sync<K> {
         self.tell_commit(touched.len(), &report, now.elapsed());
         if !self.serving {
             self.serving = true;
+            if self.cluster.wants_other_nodes() && !self.cluster.knows_other_nodes() {
+                warn!("the list of Nodes has not come, load-balancer and external IPs wait for it");
+            }
             let (virtual_servers, real_servers, vips) = self.plane.ledger().counts();
             let seconds = self.started.elapsed().as_secs_f64();
             info!(
