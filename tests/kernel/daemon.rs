@@ -16,7 +16,7 @@ use testbed::world::{self, NODE, NODE_ADDRESSES, World, ask_tcp, ask_udp};
 use crate::seen;
 
 /// A copy of `deploy/examples`, to be changed.
-fn examples() -> TempDir {
+pub(crate) fn examples() -> TempDir {
     let copy = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
     for entry in fs::read_dir(from).unwrap() {
@@ -38,7 +38,7 @@ fn start(node: &Netns, manifests: &Path, more: &[&str]) -> Daemon {
 }
 
 /// Waits for what comes in the background; how long it takes decides nothing.
-fn eventually<T: PartialEq + std::fmt::Debug>(expect: &T, mut look: impl FnMut() -> T) {
+pub(crate) fn eventually<T: PartialEq + std::fmt::Debug>(expect: &T, mut look: impl FnMut() -> T) {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let found = look();

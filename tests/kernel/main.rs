@@ -9,9 +9,11 @@
 
 mod conformance;
 mod daemon;
+mod host_rules;
 mod ipvs;
 mod load;
 mod nftables;
+mod other_nodes;
 mod scheduler;
 mod seen;
 mod work;

@@ -127,6 +127,7 @@ const GUEST_PACKAGES: &[(&str, &str)] = &[
     ("ipvsadm", "ipvsadm"),
     ("iproute2", "ip"),
     ("nftables", "nft"),
+    ("iptables", "iptables-nft"),
     ("procps", "sysctl"),
     ("busybox-static", "busybox"),
     ("util-linux", "unshare"),

@@ -35,7 +35,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines. Needs neither root nor IPVS.
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
+    /// Put accepts into the host's iptables where its policies drop: what the daemon does at start.
+    #[command(hide = true)]
+    HostRules(HostRulesArgs),
 }
 
 /// Settings of the daemon.
@@ -50,21 +53,9 @@ pub(crate) struct DaemonArgs {
     /// URL of the API server; overrides the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
-    /// Name of this node, instead of the host's name.
-    #[arg(long, value_name = "NODE")]
-    pub(crate) hostname_override: Option<String>,
     /// Proxy mode: ipvs (what "" means here, too).
     #[arg(long, value_name = "MODE")]
     pub(crate) proxy_mode: Option<String>,
-    /// Pod address range, one CIDR or one of each family, separated by a comma.
-    #[arg(long, value_name = "CIDRS")]
-    pub(crate) cluster_cidr: Option<String>,
-    /// CIDRs of the node's addresses on which NodePorts answer, or `primary`; empty = all.
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
-    pub(crate) nodeport_addresses: Vec<String>,
-    /// Scheduler of services that name none: rr lc dh sh sed nq wrr wlc lblc lblcr mh fo ovf twos; "" = rr.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) ipvs_scheduler: Option<String>,
     /// Upper bound of --ipvs-min-sync-period, as in kube-proxy; 0 = 30s.
     #[arg(long, value_name = "DURATION")]
     pub(crate) ipvs_sync_period: Option<GoDuration>,
@@ -84,9 +75,48 @@ pub(crate) struct DaemonArgs {
     #[arg(long, value_name = "DURATION")]
     pub(crate) ipvs_udp_timeout: Option<GoDuration>,
     #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    #[command(flatten)]
     pub(crate) own: OwnArgs,
     #[command(flatten)]
     pub(crate) log: LogArgs,
+}
+
+/// What decides what is programmed for a Service: the daemon and `plan` take the same.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Services")]
+pub(crate) struct ServiceArgs {
+    /// Name of the node, instead of the host's name.
+    #[arg(long, value_name = "NODE")]
+    pub(crate) hostname_override: Option<String>,
+    /// Scheduler of services that name none: rr lc dh sh sed nq wrr wlc lblc lblcr mh fo ovf twos; "" = rr.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) ipvs_scheduler: Option<String>,
+    /// CIDRs of the node's addresses on which NodePorts answer, or `primary`; empty = all.
+    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
+    pub(crate) nodeport_addresses: Vec<String>,
+    /// Bit of the packet mark that stands for masquerading, 0 to 31 [default: 14].
+    #[arg(long, value_name = "BIT")]
+    pub(crate) iptables_masquerade_bit: Option<i32>,
+    /// Masquerade every client of a cluster IP.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) masquerade_all: Option<bool>,
+    /// How pods of this node are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix;
+    /// "" = ClusterCIDR.
+    #[arg(long, value_name = "MODE")]
+    pub(crate) detect_local_mode: Option<String>,
+    /// Pod address range, one CIDR or one of each family, separated by a comma.
+    #[arg(long, value_name = "CIDRS")]
+    pub(crate) cluster_cidr: Option<String>,
+    /// Bridge of this node's pods, for the mode BridgeInterface.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) pod_bridge_interface: Option<String>,
+    /// First letters of the interfaces of this node's pods, for the mode InterfaceNamePrefix.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) pod_interface_name_prefix: Option<String>,
+    /// Feature gates, as Name=true or Name=false; AllowServiceExternalIPs has an effect [default: true].
+    #[arg(long, value_name = "GATES", value_delimiter = ',')]
+    pub(crate) feature_gates: Vec<String>,
 }
 
 /// Settings that kube-proxy does not have; they stand beside --config.
@@ -102,6 +132,35 @@ pub(crate) struct OwnArgs {
     /// VIPs are addresses on kube-ipvs0 as well as local routes. false: routes only.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) vip_addresses: bool,
+    /// Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub(crate) iptables_forward_accept: ForwardAccept,
+}
+
+/// When the host's iptables get accepts of ours (T28).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ForwardAccept {
+    /// Where the policy is DROP.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Settings of the helper, which knows nothing but these.
+#[derive(Debug, Args)]
+pub(crate) struct HostRulesArgs {
+    /// As the daemon's.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    pub(crate) iptables_forward_accept: ForwardAccept,
+    /// As the daemon's.
+    #[arg(long, value_name = "BIT", default_value_t = 14, value_parser = clap::value_parser!(u8).range(..32))]
+    pub(crate) iptables_masquerade_bit: u8,
+    /// A health-check node port to accept in INPUT, by the same rule; repeat or separate by commas.
+    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    pub(crate) health_port: Vec<u16>,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 }
 
 #[derive(Debug, Default, Args)]
@@ -127,21 +186,14 @@ pub(crate) struct PlanArgs {
     /// Directory of YAML or JSON files with Services, EndpointSlices and Nodes.
     #[arg(long, value_name = "DIR")]
     pub(crate) manifests: PathBuf,
-    /// Name of the node to plan for, instead of the host's name.
-    #[arg(long, value_name = "NODE")]
-    pub(crate) hostname_override: Option<String>,
     /// An address of the node's interfaces, for NodePorts; repeat or separate by commas. Default: the Node object's.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub(crate) node_ip: Vec<IpAddr>,
     /// As the daemon's.
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
-    pub(crate) nodeport_addresses: Vec<String>,
-    /// As the daemon's.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) ipvs_scheduler: Option<String>,
-    /// As the daemon's.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) vip_addresses: bool,
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
     /// Form of the plan.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,

@@ -2,6 +2,7 @@
 //!
 //! Field names and defaults are kube-proxy's. Fields that nothing here uses yet are accepted and named in a warning.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -20,12 +21,17 @@ pub(crate) struct KubeProxyConfiguration {
     pub(crate) api_version: String,
     pub(crate) kind: String,
     pub(crate) client_connection: ClientConnection,
+    #[serde(deserialize_with = "null_is_empty")]
+    pub(crate) feature_gates: BTreeMap<String, bool>,
     pub(crate) hostname_override: String,
+    pub(crate) detect_local_mode: String,
+    pub(crate) detect_local: DetectLocal,
     #[serde(rename = "clusterCIDR")]
     pub(crate) cluster_cidr: String,
     #[serde(deserialize_with = "null_is_empty")]
     pub(crate) node_port_addresses: Vec<String>,
     pub(crate) mode: String,
+    pub(crate) iptables: Iptables,
     pub(crate) ipvs: Ipvs,
 }
 
@@ -33,6 +39,21 @@ pub(crate) struct KubeProxyConfiguration {
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct ClientConnection {
     pub(crate) kubeconfig: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct DetectLocal {
+    pub(crate) bridge_interface: String,
+    pub(crate) interface_name_prefix: String,
+}
+
+/// What kube-proxy's IPVS mode takes from here, too.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Iptables {
+    pub(crate) masquerade_bit: Option<i32>,
+    pub(crate) masquerade_all: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -109,11 +130,17 @@ const KNOWN: &[&str] = &[
 const USED: &[&str] = &[
     "apiVersion",
     "kind",
+    "featureGates.AllowServiceExternalIPs",
     "clientConnection.kubeconfig",
     "hostnameOverride",
+    "detectLocalMode",
+    "detectLocal.bridgeInterface",
+    "detectLocal.interfaceNamePrefix",
     "clusterCIDR",
     "nodePortAddresses",
     "mode",
+    "iptables.masqueradeBit",
+    "iptables.masqueradeAll",
     "ipvs.minSyncPeriod",
     "ipvs.scheduler",
     "ipvs.strictARP",
@@ -178,7 +205,11 @@ impl KubeProxyConfiguration {
 }
 
 /// `null`, as kubeadm writes empty lists.
-fn null_is_empty<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -218,6 +249,8 @@ mod tests {
     fn a_kubeadm_like_file() {
         let config = parse(
             "mode: ipvs\nclusterCIDR: 10.244.0.0/16,fd00:10::/64\nhostnameOverride: n1\nconfigSyncPeriod: 0s\n\
+             detectLocalMode: BridgeInterface\ndetectLocal:\n  bridgeInterface: cni0\n  interfaceNamePrefix: \"\"\n\
+             featureGates: null\niptables:\n  masqueradeAll: true\n  masqueradeBit: null\n\
              clientConnection:\n  kubeconfig: /etc/k.conf\n  qps: 0\nconntrack:\n  maxPerCore: null\n\
              ipvs:\n  scheduler: wlc\n  minSyncPeriod: 1s\n  excludeCIDRs: null\n  strictARP: true\n  tcpTimeout: 15m\n",
         );
@@ -229,6 +262,21 @@ mod tests {
         assert!(config.ipvs.strict_arp);
         assert_eq!(config.ipvs.tcp_timeout.0.as_secs(), 900);
         assert_eq!(config.ipvs.min_sync_period.0.as_secs(), 1);
+        assert_eq!(config.detect_local.bridge_interface, "cni0");
+        assert_eq!(
+            (config.iptables.masquerade_bit, config.iptables.masquerade_all),
+            (None, true)
+        );
+    }
+
+    #[test]
+    fn feature_gates_are_a_map() {
+        let gates = |text: &str| parse(&format!("featureGates: {text}\n")).map(|config| config.feature_gates);
+        assert_eq!(
+            gates("{A: true, B: false}").unwrap(),
+            [("A".to_owned(), true), ("B".to_owned(), false)].into()
+        );
+        assert!(gates("{A: maybe}").is_err());
     }
 
     #[test]
@@ -246,5 +294,6 @@ mod tests {
         check("{", "");
         check(&format!("{HEAD}ipvs: {{minSyncPeriod: soon}}"), "invalid duration");
         check(&format!("{HEAD}ipvs: {{strictARP: 7}}"), "bool");
+        check(&format!("{HEAD}iptables: {{masqueradeBit: many}}"), "i32");
     }
 }

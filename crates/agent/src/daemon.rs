@@ -12,11 +12,13 @@ use nftables::Nftables;
 use rustix::thread::CapabilitySet;
 use service_model::Event;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
+use crate::bridge;
 use crate::cli::DaemonArgs;
 use crate::dry_run::DryRun;
+use crate::host_rules;
 use crate::settings::{IpvsTimeouts, Settings, Source};
 use crate::sync::Sync;
 
@@ -30,6 +32,7 @@ const CHANNEL: usize = 1024;
 pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     let settings = Settings::new(args)?;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = "ipvs", "starting");
+    bridge::warn_where_replies_pass_by(&settings.model.detect_local);
     if settings.dry_run {
         serve(settings, |_| {
             let kernel = open_to_read()
@@ -51,7 +54,8 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Sett
     runtime.block_on(async {
         let (events, waiting) = mpsc::channel(CHANNEL);
         let node_name = settings.model.node_name.to_string();
-        let (sink, source) = start_source(&settings.source, node_name, events.clone()).await?;
+        let (other_nodes, wanted) = watch::channel(false);
+        let (sink, source) = start_source(&settings.source, node_name, events.clone(), wanted).await?;
         let kernel = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
 
@@ -59,10 +63,10 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Sett
             kernel,
             dataplane::Settings {
                 with_addresses: settings.vip_addresses,
-                ..dataplane::Settings::default()
+                masquerade_bit: settings.masquerade_bit,
             },
         );
-        let sync = Sync::new(settings.model, plane, waiting, sink, settings.min_sync_period);
+        let sync = Sync::new(settings.model, plane, waiting, sink, other_nodes, settings.min_sync_period);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
             .name("sync".into())
@@ -94,6 +98,7 @@ async fn start_source(
     source: &Source,
     node_name: String,
     events: mpsc::Sender<Event>,
+    other_nodes: watch::Receiver<bool>,
 ) -> Result<(EventSink, SourceTask)> {
     match source {
         Source::Directory(directory) => {
@@ -116,7 +121,7 @@ async fn start_source(
             let server = ApiServer::connect(&config).await?;
             info!(server = server.url(), "following the API server");
             let sink = server.event_sink();
-            Ok((sink, tokio::spawn(server.watch(events))))
+            Ok((sink, tokio::spawn(server.watch(events, other_nodes))))
         }
     }
 }
@@ -153,6 +158,7 @@ fn open_to_write(settings: &Settings) -> Result<LiveKernel> {
     vips.ensure_device().context("make the dummy device kube-ipvs0")?;
     set_sysctls(settings.strict_arp)?;
     set_timeouts(&mut ipvs, settings.timeouts)?;
+    host_rules::start(settings.forward_accept, settings.masquerade_bit);
     Ok(LiveKernel::new(ipvs, vips, Nftables::open()?))
 }
 

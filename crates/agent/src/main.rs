@@ -1,15 +1,20 @@
 //! The program `kube-ipvs`: command line, configuration, logging, and the threads that carry it.
 //!
 //! Reading order: [`cli`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
-//! writes), [`plan`] (the same without a kernel). It decides nothing about Services.
+//! writes), [`plan`] (the same without a kernel), [`host_rules`] (what others' rules need). It decides nothing about
+//! Services.
 
+mod bridge;
 mod cli;
 mod config;
 mod daemon;
 mod dry_run;
 mod duration;
+mod feature_gate;
+mod host_rules;
 mod node_name;
 mod plan;
+mod service_settings;
 mod settings;
 mod sync;
 
@@ -41,6 +46,10 @@ fn main() -> ExitCode {
         Some(Command::Plan(args)) => {
             log_to_stderr(&args.log);
             plan::run(&args)
+        }
+        Some(Command::HostRules(args)) => {
+            log_to_stderr(&args.log);
+            host_rules::helper::run(&args)
         }
         None => {
             log_to_stderr(&cli.daemon.log);

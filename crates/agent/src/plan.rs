@@ -10,13 +10,15 @@ use dataplane::{DataPlane, Plan};
 use service_model::{Cluster, Event, Family, Rejection};
 
 use crate::cli::{EXIT_REJECTED, Output, PlanArgs};
+use crate::config::KubeProxyConfiguration;
 use crate::dry_run::DryRun;
-use crate::settings::model_config;
+use crate::service_settings::{masquerade_bit, model_config, set_from_flags};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
-    let scheduler = args.ipvs_scheduler.as_deref().unwrap_or_default();
-    let config = model_config(args.hostname_override.as_deref(), scheduler, &args.nodeport_addresses)?;
-    let mut cluster = Cluster::new(config);
+    let mut given = KubeProxyConfiguration::default();
+    set_from_flags(&mut given, &args.service)?;
+    masquerade_bit(&given)?;
+    let mut cluster = Cluster::new(model_config(&given)?);
     let events = api_watch::read_directory(&args.manifests)
         .with_context(|| format!("manifests {}", args.manifests.display()))?;
     for event in events {

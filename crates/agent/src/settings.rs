@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
-use service_model::{Config, NodePortAddresses, Scheduler};
+use service_model::{Config, DetectLocal};
 use tracing::warn;
 
-use crate::cli::DaemonArgs;
+use crate::cli::{DaemonArgs, ForwardAccept};
 use crate::config::{self, KubeProxyConfiguration};
 use crate::duration::GoDuration;
-use crate::node_name::node_name;
+use crate::service_settings::{masquerade_bit, model_config, set_from_flags};
 
 /// Default of `ipvs.syncPeriod`.
 const SYNC_PERIOD: Duration = Duration::from_secs(30);
@@ -21,11 +21,14 @@ const SYNC_PERIOD: Duration = Duration::from_secs(30);
 pub(crate) struct Settings {
     pub(crate) source: Source,
     pub(crate) model: Config,
+    /// Bit of the packet mark that stands for masquerading.
+    pub(crate) masquerade_bit: u8,
     pub(crate) min_sync_period: Duration,
     pub(crate) strict_arp: bool,
     pub(crate) timeouts: IpvsTimeouts,
     pub(crate) dry_run: bool,
     pub(crate) vip_addresses: bool,
+    pub(crate) forward_accept: ForwardAccept,
 }
 
 /// Where objects come from.
@@ -49,10 +52,13 @@ pub(crate) struct IpvsTimeouts {
 impl Settings {
     /// With a configuration file the flags that it covers are ignored, except `--hostname-override`, as kube-proxy does.
     pub(crate) fn new(args: DaemonArgs) -> Result<Self> {
-        let given = match &args.config {
+        let mut given = match &args.config {
             Some(path) => KubeProxyConfiguration::read(path)?,
-            None => from_flags(&args),
+            None => from_flags(&args)?,
         };
+        if let Some(name) = args.service.hostname_override.as_deref().and_then(some_text) {
+            name.clone_into(&mut given.hostname_override);
+        }
         match given.mode.as_str() {
             "" | "ipvs" => {}
             "iptables" | "nftables" => {
@@ -63,7 +69,6 @@ impl Settings {
             }
             other => bail!("unknown mode {other:?}, must be ipvs, iptables, nftables or blank"),
         }
-        check_cluster_cidr(&given.cluster_cidr)?;
         if !given.ipvs.exclude_cidrs.is_empty() {
             for cidr in &given.ipvs.exclude_cidrs {
                 cidr.parse::<IpNet>()
@@ -79,11 +84,12 @@ impl Settings {
             given.ipvs.min_sync_period.0 <= sync_period,
             "ipvs.minSyncPeriod must not exceed ipvs.syncPeriod"
         );
-        let name = args
-            .hostname_override
-            .as_deref()
-            .filter(|name| !name.is_empty())
-            .unwrap_or(&given.hostname_override);
+        let model = model_config(&given)?;
+        if model.detect_local == DetectLocal::default() {
+            warn!(
+                "detectLocalMode is ClusterCIDR and clusterCIDR is not set: traffic of pods is not told from other traffic"
+            );
+        }
         let source = match args.own.manifests {
             Some(directory) => Source::Directory(directory),
             None => Source::Api {
@@ -93,7 +99,8 @@ impl Settings {
         };
         Ok(Self {
             source,
-            model: model_config(Some(name), &given.ipvs.scheduler, &given.node_port_addresses)?,
+            model,
+            masquerade_bit: masquerade_bit(&given)?,
             min_sync_period: given.ipvs.min_sync_period.0,
             strict_arp: given.ipvs.strict_arp,
             timeouts: IpvsTimeouts {
@@ -103,15 +110,15 @@ impl Settings {
             },
             dry_run: args.own.dry_run,
             vip_addresses: args.own.vip_addresses,
+            forward_accept: args.own.iptables_forward_accept,
         })
     }
 }
 
 /// The flags as the configuration that they stand for.
-fn from_flags(args: &DaemonArgs) -> KubeProxyConfiguration {
-    let text = |flag: &Option<String>| flag.clone().unwrap_or_default();
+fn from_flags(args: &DaemonArgs) -> Result<KubeProxyConfiguration> {
     let time = |flag: Option<GoDuration>| flag.unwrap_or_default();
-    KubeProxyConfiguration {
+    let mut given = KubeProxyConfiguration {
         client_connection: config::ClientConnection {
             kubeconfig: args
                 .kubeconfig
@@ -119,13 +126,10 @@ fn from_flags(args: &DaemonArgs) -> KubeProxyConfiguration {
                 .map(|path| path.display().to_string())
                 .unwrap_or_default(),
         },
-        cluster_cidr: text(&args.cluster_cidr),
-        node_port_addresses: args.nodeport_addresses.clone(),
-        mode: text(&args.proxy_mode),
+        mode: args.proxy_mode.clone().unwrap_or_default(),
         ipvs: config::Ipvs {
             sync_period: time(args.ipvs_sync_period),
             min_sync_period: time(args.ipvs_min_sync_period),
-            scheduler: text(&args.ipvs_scheduler),
             strict_arp: args.ipvs_strict_arp.unwrap_or_default(),
             tcp_timeout: time(args.ipvs_tcp_timeout),
             tcp_fin_timeout: time(args.ipvs_tcpfin_timeout),
@@ -133,71 +137,19 @@ fn from_flags(args: &DaemonArgs) -> KubeProxyConfiguration {
             ..config::Ipvs::default()
         },
         ..KubeProxyConfiguration::default()
-    }
+    };
+    set_from_flags(&mut given, &args.service)?;
+    Ok(given)
 }
 
-/// What the model needs to know: the daemon and `plan` ask the same.
-pub(crate) fn model_config(
-    hostname_override: Option<&str>,
-    scheduler: &str,
-    node_port_addresses: &[String],
-) -> Result<Config> {
-    Ok(Config {
-        node_name: node_name(hostname_override)?.into(),
-        scheduler: match some_text(scheduler) {
-            None => Scheduler::default(),
-            Some(name) => name.parse().context("ipvs.scheduler")?,
-        },
-        node_port_addresses: node_port_addresses_of(node_port_addresses)?,
-        allow_external_ips: true,
-        masquerade_all: false,
-        detect_local: service_model::DetectLocal::default(),
-    })
-}
-
-fn node_port_addresses_of(given: &[String]) -> Result<NodePortAddresses> {
-    match given {
-        [] => Ok(NodePortAddresses::All),
-        [only] if only == "primary" => Ok(NodePortAddresses::Primary),
-        cidrs => {
-            let parse = |text: &String| {
-                text.trim()
-                    .parse::<IpNet>()
-                    .with_context(|| format!("nodePortAddresses: invalid CIDR {text:?}"))
-            };
-            Ok(NodePortAddresses::Cidrs(
-                cidrs.iter().map(parse).collect::<Result<_>>()?,
-            ))
-        }
-    }
-}
-
-/// One CIDR, or one of each family. Its use (what is local traffic) comes with the policy tables.
-fn check_cluster_cidr(text: &str) -> Result<()> {
-    let Some(text) = some_text(text) else { return Ok(()) };
-    let mut cidrs = Vec::new();
-    for cidr in text.split(',') {
-        cidrs.push(
-            cidr.trim()
-                .parse::<IpNet>()
-                .with_context(|| format!("clusterCIDR: invalid CIDR {cidr:?}"))?,
-        );
-    }
-    match cidrs.as_slice() {
-        [_] => Ok(()),
-        [a, b] if a.addr().is_ipv4() != b.addr().is_ipv4() => Ok(()),
-        [_, _] => bail!("clusterCIDR: two CIDRs must be of different families: {text}"),
-        _ => bail!("clusterCIDR: at most two CIDRs, one of each family: {text}"),
-    }
-}
-
-fn some_text(text: &str) -> Option<&str> {
+pub(crate) fn some_text(text: &str) -> Option<&str> {
     Some(text.trim()).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use service_model::{NodePortAddresses, Scheduler};
 
     use super::*;
     use crate::cli::Cli;
@@ -224,6 +176,29 @@ mod tests {
         assert!(settings.strict_arp);
         assert_eq!(settings.model.node_port_addresses, NodePortAddresses::Primary);
         assert!(matches!(settings.source, Source::Directory(_)));
+        assert_eq!(settings.masquerade_bit, 14);
+    }
+
+    /// With a file the flags that it covers are ignored; its values are the same settings.
+    #[test]
+    fn a_file_reaches_the_same_settings() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(
+            file.path(),
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nhostnameOverride: other\n\
+             featureGates: {AllowServiceExternalIPs: false, Other: true}\niptables: {masqueradeBit: 3, masqueradeAll: true}\n\
+             detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}\n",
+        )
+        .unwrap();
+        let config = format!("--config={}", file.path().display());
+        let settings = settings(&[&config, "--iptables-masquerade-bit=7", "--detect-local-mode=NodeCIDR"]).unwrap();
+        assert_eq!(settings.masquerade_bit, 3);
+        assert_eq!(&*settings.model.node_name, "n1");
+        assert!(settings.model.masquerade_all && !settings.model.allow_external_ips);
+        assert_eq!(
+            settings.model.detect_local,
+            DetectLocal::InterfaceNamePrefix("veth".into())
+        );
     }
 
     #[test]
@@ -232,12 +207,8 @@ mod tests {
             let error = format!("{:#}", settings(&["--manifests=m", flag]).expect_err(flag));
             assert!(error.contains(expect), "{error}");
         };
-        check("--ipvs-scheduler=best", "unknown scheduler \"best\"");
         check("--proxy-mode=userspace", "unknown mode");
         check("--proxy-mode=iptables", "not built");
-        check("--cluster-cidr=10.0.0.0/8,10.1.0.0/16", "different families");
-        check("--cluster-cidr=10.0.0.0/40", "invalid CIDR");
-        check("--nodeport-addresses=eth0", "invalid CIDR");
         check("--ipvs-min-sync-period=soon", "invalid duration");
         check("--kubeconfig=x", "cannot be used with");
     }

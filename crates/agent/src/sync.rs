@@ -13,10 +13,11 @@ use rustc_hash::FxHashMap;
 use service_model::{Cluster, Config, Event, Family, Kind, ObjectName, Rejection};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
-/// How long a missing Node object holds up the first commit (L2).
+/// How long a missing Node object, or those of other nodes, hold up the first commit (L2).
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
 /// Wait before the kernel is read again after the way to it broke.
 const BROKEN_PAUSE: Duration = Duration::from_secs(1);
@@ -27,6 +28,8 @@ pub(crate) struct Sync<K> {
     plane: DataPlane<K>,
     events: Receiver<Event>,
     sink: EventSink,
+    /// Whether other nodes are to be followed (T18).
+    other_nodes: watch::Sender<bool>,
     min_sync_period: Duration,
     started: Instant,
     /// The first commit has been made.
@@ -46,6 +49,7 @@ impl<K: Kernel> Sync<K> {
         plane: DataPlane<K>,
         events: Receiver<Event>,
         sink: EventSink,
+        other_nodes: watch::Sender<bool>,
         min_sync_period: Duration,
     ) -> Self {
         let now = Instant::now();
@@ -54,6 +58,7 @@ impl<K: Kernel> Sync<K> {
             plane,
             events,
             sink,
+            other_nodes,
             min_sync_period,
             started: now,
             serving: false,
@@ -128,6 +133,9 @@ impl<K: Kernel> Sync<K> {
     fn step(&mut self) {
         let now = Instant::now();
         self.touched.extend(self.cluster.take_touched());
+        let wanted = self.cluster.wants_other_nodes();
+        self.other_nodes
+            .send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
         if !self.serving && !self.may_start(now) || now < self.not_before {
             return;
         }
@@ -150,11 +158,13 @@ impl<K: Kernel> Sync<K> {
 
     /// Nothing is written before the picture is complete (L2).
     fn may_start(&self, now: Instant) -> bool {
-        let node = self.cluster.is_complete(Kind::Node) || now >= self.started + NODE_PATIENCE;
+        // What a former process bound stays bound only where the other nodes are known (T18).
+        let others = !self.cluster.wants_other_nodes() || self.cluster.knows_other_nodes();
+        let nodes = self.cluster.is_complete(Kind::Node) && others || now >= self.started + NODE_PATIENCE;
         self.cluster.is_complete(Kind::Service)
             && self.cluster.is_complete(Kind::EndpointSlice)
             && self.cluster.has_node_addresses()
-            && node
+            && nodes
     }
 
     fn commit(&mut self, now: Instant) -> Result<(), KernelBroken> {
@@ -176,6 +186,9 @@ impl<K: Kernel> Sync<K> {
         self.tell_commit(touched.len(), &report, now.elapsed());
         if !self.serving {
             self.serving = true;
+            if self.cluster.wants_other_nodes() && !self.cluster.knows_other_nodes() {
+                warn!("the list of Nodes has not come, load-balancer and external IPs wait for it");
+            }
             let (virtual_servers, real_servers, vips) = self.plane.ledger().counts();
             let seconds = self.started.elapsed().as_secs_f64();
             info!(

@@ -28,13 +28,13 @@ pub struct ApiConfig {
     pub kubeconfig: Option<PathBuf>,
     /// URL; overrides the one in the kubeconfig. Without either, the service account of the pod is used.
     pub master: Option<String>,
-    /// This node's name: the only Node that is followed.
+    /// This node's name: the only Node that is always followed.
     pub node_name: String,
-    /// How long silence is borne.
+    /// How long something is waited for.
     pub patience: Patience,
 }
 
-/// How long silence is borne, by what is waited for.
+/// How long something is waited for: mostly silence, until it counts as a fault.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// For the head of a response.
@@ -43,6 +43,8 @@ pub struct Patience {
     pub watch: Duration,
     /// In a streamed list; a server without WatchList may never end it.
     pub streamed_list: Duration,
+    /// Other Nodes are followed for so long after nobody wants them any more.
+    pub other_nodes: Duration,
 }
 
 impl Default for Patience {
@@ -51,6 +53,7 @@ impl Default for Patience {
             response: Duration::from_secs(30),
             watch: Duration::from_secs(150),
             streamed_list: Duration::from_secs(10),
+            other_nodes: Duration::from_secs(60),
         }
     }
 }

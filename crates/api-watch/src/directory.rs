@@ -40,7 +40,16 @@ struct Fingerprint {
     inode: u64,
 }
 
-/// Reads a directory once: all its objects, then [`Event::Complete`] for each kind. An empty directory has none.
+/// What follows on the objects of the first reading: they are all there, those of other nodes, too.
+const COMPLETE: [Event; 4] = [
+    Event::Complete(Kind::Service),
+    Event::Complete(Kind::EndpointSlice),
+    Event::Complete(Kind::Node),
+    Event::OtherNodesComplete,
+];
+
+/// Reads a directory once: all its objects, then [`Event::Complete`] for each kind and [`Event::OtherNodesComplete`].
+/// An empty directory has no objects.
 ///
 /// # Errors
 /// [`Error::Directory`], [`Error::File`], [`Error::Manifest`], [`Error::Duplicate`].
@@ -58,8 +67,7 @@ pub fn read_directory(directory: &Path) -> Result<Vec<Event>, Error> {
         })
         .collect::<Result<BTreeMap<_, _>, Error>>()?;
     let objects = merge(&files)?;
-    let complete = [Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::Complete);
-    Ok(objects.into_values().chain(complete).collect())
+    Ok(objects.into_values().chain(COMPLETE).collect())
 }
 
 /// Reads a directory and follows it. Later a file that cannot be read is named in a warning, and what it held before
@@ -83,11 +91,7 @@ async fn follow(directory: &Path, events: &mpsc::Sender<Event>) -> Result<std::c
         files.insert(path, File { seen, objects });
     }
     let mut objects = merge(&files)?;
-    for event in objects
-        .values()
-        .cloned()
-        .chain([Kind::Service, Kind::EndpointSlice, Kind::Node].map(Event::Complete))
-    {
+    for event in objects.values().cloned().chain(COMPLETE) {
         send(events, event).await?;
     }
     info!(files = files.len(), objects = objects.len(), "manifests read");

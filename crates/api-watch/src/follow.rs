@@ -1,9 +1,10 @@
-//! List and watch of one kind: the server's stream in, model events out, and nothing kept but the names.
+//! List and watch of one collection: the server's stream in, model events out, and nothing kept but the names.
 //!
 //! Three ways to be up to date: resume a watch, stream the list (WatchList), list in pages. Which one is next follows
 //! from two facts: is there a version to resume from, and can the server stream lists.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -30,10 +31,47 @@ const PAGE: &str = "500";
 /// The server ends a watch after so long, so that clients spread over its instances again.
 const WATCH_SECONDS: std::ops::Range<u32> = 300..600;
 
-/// Follows one kind.
+/// What a follower follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Collection {
+    Services,
+    EndpointSlices,
+    ThisNode,
+    /// All Nodes, without this one: that is [`ThisNode`](Self::ThisNode)'s.
+    OtherNodes,
+}
+
+impl Collection {
+    fn kind(self) -> Kind {
+        match self {
+            Self::Services => Kind::Service,
+            Self::EndpointSlices => Kind::EndpointSlice,
+            Self::ThisNode | Self::OtherNodes => Kind::Node,
+        }
+    }
+
+    /// All of it has been sent.
+    fn complete(self) -> Event {
+        match self {
+            Self::OtherNodes => Event::OtherNodesComplete,
+            _ => Event::Complete(self.kind()),
+        }
+    }
+}
+
+impl fmt::Display for Collection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OtherNodes => f.write_str("other Nodes"),
+            _ => self.kind().fmt(f),
+        }
+    }
+}
+
+/// Follows one collection.
 pub(crate) struct Follower {
     connection: Connection,
-    kind: Kind,
+    collection: Collection,
     events: mpsc::Sender<Event>,
     /// The objects that the model has.
     known: FxHashSet<ObjectName>,
@@ -103,10 +141,10 @@ struct Status {
 }
 
 impl Follower {
-    pub(crate) fn new(connection: Connection, kind: Kind, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(connection: Connection, collection: Collection, events: mpsc::Sender<Event>) -> Self {
         Self {
             connection,
-            kind,
+            collection,
             events,
             known: FxHashSet::default(),
             version: None,
@@ -125,7 +163,7 @@ impl Follower {
                 None => self.list().await,
             };
             let Err(failure) = done else { continue };
-            let kind = self.kind;
+            let kind = self.collection;
             let wait = match &failure {
                 Failure::Closed => return Error::Closed,
                 Failure::NoStreamedLists(reason) => {
@@ -160,13 +198,14 @@ impl Follower {
     fn uri(&self, pairs: &[(&str, &str)]) -> String {
         const LABELS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
         let this_node = format!("metadata.name={}", self.connection.node_name());
-        let (path, selectors): (_, &[(&str, &str)]) = match self.kind {
-            Kind::Service => (
+        let (path, selectors): (_, &[(&str, &str)]) = match self.collection {
+            Collection::Services => (
                 "/api/v1/services",
                 &[("labelSelector", LABELS), ("fieldSelector", "spec.clusterIP!=None")],
             ),
-            Kind::EndpointSlice => ("/apis/discovery.k8s.io/v1/endpointslices", &[("labelSelector", LABELS)]),
-            Kind::Node => ("/api/v1/nodes", &[("fieldSelector", &this_node)]),
+            Collection::EndpointSlices => ("/apis/discovery.k8s.io/v1/endpointslices", &[("labelSelector", LABELS)]),
+            Collection::ThisNode => ("/api/v1/nodes", &[("fieldSelector", &this_node)]),
+            Collection::OtherNodes => ("/api/v1/nodes", &[]),
         };
         let query = Serializer::new(String::new())
             .extend_pairs(selectors)
@@ -316,16 +355,17 @@ impl Follower {
                 self.advance(version, seen.is_none());
             }
             "DELETED" => {
-                let identity = decode::identity(self.kind, event.object).map_err(Failure::Garbled)?;
+                let identity = decode::identity(self.collection.kind(), event.object).map_err(Failure::Garbled)?;
                 if let Some(seen) = seen {
                     seen.remove(&identity.name);
                 } else if self.known.remove(&identity.name) {
-                    self.send(decode::deletion(self.kind, identity.name)).await?;
+                    self.send(decode::deletion(self.collection.kind(), identity.name))
+                        .await?;
                 }
                 self.advance(Some(identity.resource_version), seen.is_none());
             }
             "BOOKMARK" => {
-                let identity = decode::identity(self.kind, event.object).map_err(Failure::Garbled)?;
+                let identity = decode::identity(self.collection.kind(), event.object).map_err(Failure::Garbled)?;
                 match seen.take() {
                     Some(seen) if identity.initial_events_end => {
                         self.complete(&seen, identity.resource_version).await?;
@@ -345,7 +385,7 @@ impl Follower {
                     },
                 });
             }
-            other => debug!(kind = %self.kind, what = other, "unknown watch event"),
+            other => debug!(kind = %self.collection, what = other, "unknown watch event"),
         }
         Ok(())
     }
@@ -363,14 +403,14 @@ impl Follower {
         object: &RawValue,
         seen: &mut Option<&mut FxHashSet<ObjectName>>,
     ) -> Result<Option<String>, Failure> {
-        let decoded = match decode::object(self.kind, object) {
+        let decoded = match decode::object(self.collection.kind(), object) {
             Ok(decoded) => decoded,
             Err(error) => {
-                let identity = decode::identity(self.kind, object).ok();
+                let identity = decode::identity(self.collection.kind(), object).ok();
                 let name = identity
                     .as_ref()
                     .map_or("(without a name)", |identity| identity.name.as_str());
-                warn!(kind = %self.kind, object = name, %error, "bad object, skipped");
+                warn!(kind = %self.collection, object = name, %error, "bad object, skipped");
                 if let (Some(seen), Some(identity)) = (seen, &identity) {
                     seen.insert(identity.name.clone());
                 }
@@ -380,8 +420,10 @@ impl Follower {
         if let Some(seen) = seen {
             seen.insert(decoded.name.clone());
         }
-        self.known.insert(decoded.name);
-        self.send(decoded.event).await?;
+        if self.collection != Collection::OtherNodes || decoded.name.name() != self.connection.node_name() {
+            self.known.insert(decoded.name);
+            self.send(decoded.event).await?;
+        }
         Ok(Some(decoded.resource_version))
     }
 
@@ -395,11 +437,11 @@ impl Follower {
             .collect();
         for name in gone {
             self.known.remove(&name);
-            self.send(decode::deletion(self.kind, name)).await?;
+            self.send(decode::deletion(self.collection.kind(), name)).await?;
         }
         self.version = Some(version);
-        info!(kind = %self.kind, objects = self.known.len(), "listed");
-        self.send(Event::Complete(self.kind)).await
+        info!(kind = %self.collection, objects = self.known.len(), "listed");
+        self.send(self.collection.complete()).await
     }
 
     async fn send(&self, event: Event) -> Result<(), Failure> {

@@ -1,11 +1,13 @@
-//! The API server as a source of events: its kinds followed side by side.
+//! The API server as a source of events: its collections followed side by side, other nodes only while they are wanted.
 
-use service_model::{Event, Kind};
-use tokio::sync::mpsc;
+use service_model::Event;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tracing::info;
 
 use crate::connection::{ApiConfig, Connection};
 use crate::error::Error;
-use crate::follow::Follower;
+use crate::follow::{Collection, Follower};
 use crate::sink::{EventSink, deliver};
 
 /// A configured API server. No connection is made before [`watch`](Self::watch).
@@ -43,15 +45,56 @@ impl ApiServer {
         sink
     }
 
-    /// Follows Services, EndpointSlices and this Node. Faults are logged and tried again, with growing waits; the only
-    /// end is [`Error::Closed`].
-    pub async fn watch(self, events: mpsc::Sender<Event>) -> Error {
-        let follow = |kind| Follower::new(self.connection.clone(), kind, events.clone()).run();
+    /// Follows Services, EndpointSlices and this Node, and the other Nodes while `other_nodes` is true (T18). Faults are
+    /// logged and tried again, with growing waits; the only end is [`Error::Closed`].
+    pub async fn watch(self, events: mpsc::Sender<Event>, other_nodes: watch::Receiver<bool>) -> Error {
+        let follow = |collection| self.follower(collection, &events).run();
         // All of one task: one cannot end without the others.
         tokio::select! {
-            end = follow(Kind::Service) => end,
-            end = follow(Kind::EndpointSlice) => end,
-            end = follow(Kind::Node) => end,
+            end = follow(Collection::Services) => end,
+            end = follow(Collection::EndpointSlices) => end,
+            end = follow(Collection::ThisNode) => end,
+            end = self.follow_other_nodes(&events, other_nodes) => end,
         }
+    }
+
+    fn follower(&self, collection: Collection, events: &mpsc::Sender<Event>) -> Follower {
+        Follower::new(self.connection.clone(), collection, events.clone())
+    }
+
+    async fn follow_other_nodes(&self, events: &mpsc::Sender<Event>, mut wanted: watch::Receiver<bool>) -> Error {
+        loop {
+            becomes(&mut wanted, true).await;
+            tokio::select! {
+                end = self.follower(Collection::OtherNodes, events).run() => return end,
+                () = self.no_longer(&mut wanted) => {}
+            }
+            info!("no service has an external address, other nodes are followed no more");
+            if events.send(Event::OtherNodesForgotten).await.is_err() {
+                return Error::Closed;
+            }
+        }
+    }
+
+    /// Waits until nothing has been wanted for so long that it will not be at once again: a service that is replaced
+    /// must not make every node of a cluster list all the others.
+    async fn no_longer(&self, wanted: &mut watch::Receiver<bool>) {
+        loop {
+            becomes(wanted, false).await;
+            if timeout(self.connection.patience().other_nodes, becomes(wanted, true))
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits for a value. Who could tell it and is gone tells nothing any more.
+async fn becomes(wanted: &mut watch::Receiver<bool>, value: bool) {
+    let told = wanted.wait_for(|wanted| *wanted == value).await.is_ok();
+    if !told {
+        std::future::pending::<()>().await;
     }
 }

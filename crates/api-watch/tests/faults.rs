@@ -13,11 +13,12 @@ use api_watch::{ApiConfig, ApiServer, EventSink, EventType, ObjectEvent, Patienc
 use serde_json::{Value, json};
 use service_model::{Change, Event, Kind, ObjectName};
 use testbed::fake_api::{FakeApi, Fault};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const NODES: &str = "/api/v1/nodes";
 /// Longer than any wait that a test provokes.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -26,6 +27,7 @@ struct World {
     api: FakeApi,
     events: mpsc::Receiver<Event>,
     sink: EventSink,
+    other_nodes: watch::Sender<bool>,
 }
 
 impl World {
@@ -36,8 +38,44 @@ impl World {
         let server = connect(&api.url()).await;
         let sink = server.event_sink();
         let (sender, events) = mpsc::channel(10_000);
-        tokio::spawn(server.watch(sender));
-        Self { api, events, sink }
+        let (other_nodes, wanted) = watch::channel(false);
+        tokio::spawn(server.watch(sender, wanted));
+        Self {
+            api,
+            events,
+            sink,
+            other_nodes,
+        }
+    }
+
+    /// The next event about a Node, as text.
+    async fn next_of_nodes(&mut self) -> String {
+        loop {
+            let event = timeout(LONG, self.events.recv())
+                .await
+                .expect("an event comes")
+                .unwrap();
+            return match event {
+                Event::Node(Change::Applied(node)) => format!("+{} {:?}", node.name, node.addresses),
+                Event::Node(Change::Deleted(name)) => format!("-{name}"),
+                Event::Complete(Kind::Node) => "this node complete".to_owned(),
+                Event::OtherNodesComplete => "other nodes complete".to_owned(),
+                Event::OtherNodesForgotten => "forgotten".to_owned(),
+                _ => continue,
+            };
+        }
+    }
+
+    async fn expect_of_nodes(&mut self, texts: &[&str]) {
+        for text in texts {
+            assert_eq!(self.next_of_nodes().await, *text, "{:?}", self.api.requests());
+        }
+    }
+
+    /// Requests for all Nodes so far.
+    fn requests_for_all_nodes(&self) -> usize {
+        let all = |uri: &&String| uri.starts_with(NODES) && !uri.contains("fieldSelector");
+        self.api.requests().iter().filter(all).count()
     }
 
     /// The next event about a Service, as text.
@@ -129,6 +167,7 @@ async fn connect(url: &str) -> ApiServer {
             response: Duration::from_millis(500),
             watch: Duration::from_secs(2),
             streamed_list: Duration::from_millis(500),
+            other_nodes: Duration::from_millis(200),
         },
     })
     .await
@@ -414,6 +453,92 @@ async fn nobody_listens_any_more() {
     api.put(SERVICES, service("a"));
     let (sender, receiver) = mpsc::channel(1);
     drop(receiver);
-    let error = timeout(LONG, connect(&api.url()).await.watch(sender)).await.unwrap();
+    let error = timeout(LONG, connect(&api.url()).await.watch(sender, watch::channel(true).1))
+        .await
+        .unwrap();
     assert!(matches!(error, api_watch::Error::Closed));
+}
+
+fn node(name: &str, address: &str) -> Value {
+    json!({"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
+}
+
+/// A server with this node and two others, of which the model knows this one.
+async fn with_nodes() -> World {
+    let mut world = World::start(|api| {
+        for (name, address) in [("n1", "192.0.2.1"), ("n2", "192.0.2.2"), ("n3", "192.0.2.3")] {
+            api.put(NODES, node(name, address));
+        }
+    })
+    .await;
+    world.expect_of_nodes(&["+n1 [192.0.2.1]", "this node complete"]).await;
+    world
+}
+
+const LISTED: [&str; 3] = ["+n2 [192.0.2.2]", "+n3 [192.0.2.3]", "other nodes complete"];
+
+#[tokio::test]
+async fn t18_other_nodes_are_followed_while_they_are_wanted() {
+    let mut world = with_nodes().await;
+    assert_eq!(world.requests_for_all_nodes(), 0);
+    for round in 1..3 {
+        world.other_nodes.send_replace(true);
+        world.expect_of_nodes(&LISTED).await;
+        world.api.put(NODES, node("n3", "192.0.2.33"));
+        world.expect_of_nodes(&["+n3 [192.0.2.33]"]).await;
+        world.api.delete(NODES, "n3");
+        world.expect_of_nodes(&["-n3"]).await;
+        // What happens to this node is its own follower's news, once.
+        world.api.put(NODES, node("n1", "192.0.2.1"));
+        world.api.put(NODES, node("n3", "192.0.2.3"));
+        let two: BTreeSet<_> = [world.next_of_nodes().await, world.next_of_nodes().await].into();
+        assert_eq!(two, ["+n1 [192.0.2.1]".to_owned(), "+n3 [192.0.2.3]".to_owned()].into());
+        world.other_nodes.send_replace(false);
+        world.expect_of_nodes(&["forgotten"]).await;
+        assert_eq!(world.requests_for_all_nodes(), round);
+    }
+    // Nobody follows other nodes now.
+    world.api.delete(NODES, "n2");
+    world.api.delete(NODES, "n1");
+    world.expect_of_nodes(&["-n1"]).await;
+}
+
+#[tokio::test]
+async fn t18_a_need_that_ends_for_a_moment_costs_no_list() {
+    let mut world = with_nodes().await;
+    world.other_nodes.send_replace(true);
+    world.expect_of_nodes(&LISTED).await;
+    for _ in 0..3 {
+        world.other_nodes.send_replace(false);
+        tokio::task::yield_now().await;
+        world.other_nodes.send_replace(true);
+    }
+    world.api.put(NODES, node("n4", "192.0.2.4"));
+    world.expect_of_nodes(&["+n4 [192.0.2.4]"]).await;
+    assert_eq!(world.requests_for_all_nodes(), 1);
+}
+
+#[tokio::test]
+async fn t18_other_nodes_are_resumed_and_listed_as_everything_is() {
+    let mut world = with_nodes().await;
+    world.api.set_streams_lists(false);
+    world.other_nodes.send_replace(true);
+    world.expect_of_nodes(&LISTED).await;
+    // A lost version: a list, in which one is missing. This node's own follower lists again, too.
+    world.api.delete(NODES, "n2");
+    world.expect_of_nodes(&["-n2"]).await;
+    world.api.fault(&format!("{NODES}?watch=true"), Fault::Status(410));
+    world.api.end_watches();
+    world.faults_over().await;
+    world.api.delete(NODES, "n3");
+    let expect = ["-n3", "other nodes complete"];
+    let mut found = Vec::new();
+    while found.len() < expect.len() {
+        let next = world.next_of_nodes().await;
+        if next != "+n1 [192.0.2.1]" && next != "this node complete" && !next.starts_with("+n3") {
+            found.push(next);
+        }
+    }
+    found.sort();
+    assert_eq!(found, expect);
 }

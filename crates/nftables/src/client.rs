@@ -3,13 +3,15 @@
 use netlink::attribute::put_str;
 use netlink::{Batch, Counters, KernelError, Socket};
 
+use crate::base_chain::{BaseChain, decode_base_chain};
 use crate::command::{Command, Table};
 use crate::error::{Error, transport};
 use crate::message::{decode_elements, decode_rule, encode, put_header};
 use crate::set::{Element, Set};
 use crate::uapi::{
-    NETLINK_NETFILTER, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES, NFT_MSG_GETRULE,
-    NFT_MSG_GETSETELEM, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
+    NETLINK_NETFILTER, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES, NFPROTO_UNSPEC,
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET,
+    NFTA_SET_ELEM_LIST_TABLE,
 };
 
 /// A transaction is one `sendmsg`. The kernel allows twice this (net/core/sock.c), and takes what is needed alone.
@@ -119,6 +121,20 @@ impl Nftables {
         self.socket
             .dump(kind, ask, |_, payload| found.extend(decode_rule(payload)))
             .map_err(transport("list the rules of a table"))?;
+        Ok(found)
+    }
+
+    /// The base chains of all tables of the families `ip`, `ip6` and `inet`, whoever made them.
+    ///
+    /// # Errors
+    /// Where the transport broke.
+    pub fn base_chains(&mut self) -> Result<Vec<BaseChain>, Error> {
+        let mut found = Vec::new();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN;
+        let ask = |buffer: &mut Vec<u8>| put_header(buffer, NFPROTO_UNSPEC, 0);
+        self.socket
+            .dump(kind, ask, |_, payload| found.extend(decode_base_chain(payload)))
+            .map_err(transport("list the chains"))?;
         Ok(found)
     }
 

@@ -1,9 +1,10 @@
 //! The part of nf_tables that a Service proxy needs, as values: what prints in `nft` syntax is what goes to the kernel.
 //!
 //! Reading order: [`value`] (addresses, ports, marks, verdicts and their concatenations), [`set`], [`rule`] (chains and
-//! rules), [`command`] (changes), [`message`] (their bytes), [`client`] (one atomic transaction, dumps). Runs no `nft`;
-//! knows nothing of Services.
+//! rules), [`command`] (changes), [`message`] (their bytes), [`client`] (one atomic transaction, dumps),
+//! [`base_chain`] (what others let pass). Runs no `nft`; knows nothing of Services.
 
+pub mod base_chain;
 pub mod client;
 pub mod command;
 pub mod error;
@@ -13,6 +14,7 @@ pub mod set;
 pub mod uapi;
 pub mod value;
 
+pub use base_chain::{BaseChain, Policy, TableFamily};
 pub use client::Nftables;
 pub use command::{Command, Table};
 pub use error::Error;

@@ -2,6 +2,7 @@
 //!
 //! The work of an event depends on what it touches, not on how much there is: everything is found by hash.
 
+use std::collections::hash_map;
 use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -10,7 +11,7 @@ use crate::claim::{Claim, Claims};
 use crate::config::{Config, NodePortAddresses};
 use crate::endpoint_cache::{Slice, ZoneSets};
 use crate::event::{Change, Event, Kind};
-use crate::face::{Face, Nodes, faces};
+use crate::face::{Face, Nodes, external_addresses, faces};
 use crate::frontend::{FrontendKey, Program};
 use crate::local_traffic::LocalTraffic;
 use crate::name::ObjectName;
@@ -29,7 +30,7 @@ pub struct Cluster {
     /// The addresses of each other node, to know what goes with it.
     node_addresses: FxHashMap<ObjectName, Vec<IpAddr>>,
     claims: Claims,
-    /// Services with a load-balancer or external IP, by that address (T7, T18).
+    /// Services with a load-balancer or external IP, by that address (T7, T18): those that want to answer there.
     external: FxHashMap<IpAddr, FxHashSet<ObjectName>>,
     with_node_ports: FxHashSet<ObjectName>,
     /// Services with source ranges, which admit the node or not by its addresses (T15).
@@ -78,6 +79,8 @@ impl Cluster {
             Event::Node(Change::Deleted(name)) => self.delete_node(&name),
             Event::NodeAddresses(addresses) => self.set_interfaces(addresses),
             Event::Complete(kind) => drop(self.complete.insert(kind)),
+            Event::OtherNodesComplete => self.set_others_complete(true),
+            Event::OtherNodesForgotten => self.forget_other_nodes(),
         }
     }
 
@@ -115,6 +118,17 @@ impl Cluster {
     /// [`Event::Complete`] has come for this kind.
     pub fn is_complete(&self, kind: Kind) -> bool {
         self.complete.contains(&kind)
+    }
+
+    /// Some service wants to answer at an address that may be another node's (T18): [`Event::OtherNodesComplete`] is
+    /// waited for, and such addresses are held back until it comes.
+    pub fn wants_other_nodes(&self) -> bool {
+        !self.external.is_empty()
+    }
+
+    /// The addresses of all other nodes are known ([`Event::OtherNodesComplete`] has come).
+    pub fn knows_other_nodes(&self) -> bool {
+        self.nodes.others_complete
     }
 
     /// This node's addresses are known ([`Event::NodeAddresses`] has come).
@@ -163,8 +177,7 @@ impl Cluster {
     /// Adds a service to the look-up tables, or takes it out.
     fn index(&mut self, name: &ObjectName, service: Option<&Service>, add: bool) {
         let Some(service) = service else { return };
-        let ingress = service.load_balancer_ingress.iter().map(|ingress| ingress.ip);
-        for ip in ingress.chain(service.external_ips.iter().map(|external| external.ip)) {
+        for ip in external_addresses(service, &self.config) {
             let users = self.external.entry(ip).or_default();
             if add {
                 users.insert(name.clone());
@@ -289,15 +302,19 @@ impl Cluster {
 
     fn set_other_node(&mut self, name: ObjectName, addresses: Vec<IpAddr>) {
         let before = self.node_addresses.remove(&name).unwrap_or_default();
-        for address in before
-            .iter()
-            .filter(|address| self.nodes.others.get(address) == Some(&name))
-            .collect::<Vec<_>>()
-        {
-            self.nodes.others.remove(address);
+        for address in &before {
+            if let hash_map::Entry::Occupied(mut holders) = self.nodes.others.entry(*address) {
+                holders.get_mut().retain(|holder| *holder != name);
+                if holders.get().is_empty() {
+                    holders.remove();
+                }
+            }
         }
         for address in &addresses {
-            self.nodes.others.insert(*address, name.clone());
+            let holders = self.nodes.others.entry(*address).or_default();
+            if let Err(at) = holders.binary_search(&name) {
+                holders.insert(at, name.clone());
+            }
         }
         let changed = before
             .iter()
@@ -312,6 +329,23 @@ impl Cluster {
             self.node_addresses.insert(name, addresses);
         }
         self.claim_again(users);
+    }
+
+    /// What was held back is let go, or the other way round.
+    fn set_others_complete(&mut self, complete: bool) {
+        if self.nodes.others_complete != complete {
+            self.nodes.others_complete = complete;
+            self.claim_again(self.external.values().flatten().cloned().collect());
+        }
+    }
+
+    fn forget_other_nodes(&mut self) {
+        self.nodes.others.clear();
+        for (_, addresses) in std::mem::take(&mut self.node_addresses) {
+            let users = addresses.iter().filter_map(|address| self.external.get(address));
+            self.claim_again(users.flatten().cloned().collect());
+        }
+        self.set_others_complete(false);
     }
 
     fn set_interfaces(&mut self, addresses: Vec<IpAddr>) {

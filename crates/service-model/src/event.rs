@@ -36,6 +36,10 @@ pub enum Event {
     Node(Change<Node>),
     /// The addresses of this node's interfaces, all of them (`kube-ipvs0`, loopback and IPv6 link-local left out).
     NodeAddresses(Vec<IpAddr>),
-    /// Every object of this kind that existed has been sent. Repeated after each new list.
+    /// Every object of this kind that existed has been sent. Repeated after each new list. Of Nodes: this one.
     Complete(Kind),
+    /// Every other Node that existed has been sent (T18). Repeated after each new list.
+    OtherNodesComplete,
+    /// Other Nodes are followed no more: what was sent of them is to be forgotten.
+    OtherNodesForgotten,
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
+use smallvec::SmallVec;
 
 use crate::config::{Config, NodePortAddresses};
 use crate::frontend::{AddressKind, FrontendKey};
@@ -21,8 +22,10 @@ pub(crate) struct Nodes {
     pub(crate) own: Vec<IpAddr>,
     /// Of this node's object: `spec.podCIDRs`.
     pub(crate) pod_cidrs: Vec<IpNet>,
-    /// Addresses of other nodes (T18).
-    pub(crate) others: FxHashMap<IpAddr, ObjectName>,
+    /// Addresses of other nodes (T18), each with the nodes that have it, in the order of their names.
+    pub(crate) others: FxHashMap<IpAddr, SmallVec<[ObjectName; 1]>>,
+    /// The addresses of all other nodes are known. Until then none but this node's own is safe to bind.
+    pub(crate) others_complete: bool,
 }
 
 impl Nodes {
@@ -96,6 +99,22 @@ pub(crate) fn external_local(service: &Service) -> bool {
         ServiceType::ExternalName => false,
     };
     external && service.external_traffic_policy == TrafficPolicy::Local
+}
+
+/// The load-balancer and external addresses at which a service wants to answer.
+pub(crate) fn external_addresses(service: &Service, config: &Config) -> impl Iterator<Item = IpAddr> {
+    let balanced = service.service_type == ServiceType::LoadBalancer;
+    let ingress = service
+        .load_balancer_ingress
+        .iter()
+        .filter(move |ingress| balanced && ingress.mode == IpMode::Vip)
+        .map(|ingress| ingress.ip);
+    let allowed = config.allow_external_ips;
+    let external = service.external_ips.iter().filter(move |_| allowed);
+    let programmable = is_programmable(service);
+    ingress
+        .chain(external.map(|external| external.ip))
+        .filter(move |_| programmable)
 }
 
 pub(crate) fn family_of(address: IpAddr) -> Family {
@@ -193,10 +212,12 @@ impl List {
     fn add_external(&mut self, service: &Service, ip: IpAddr, kind: AddressKind, field: String, nodes: &Nodes) {
         if let Some(why) = unusable(ip) {
             self.refuse(field, format!("{ip} {why}"));
-        } else if let Some(node) = nodes.others.get(&ip).filter(|_| !nodes.has_interface(ip)) {
+        } else if nodes.has_interface(ip) {
+            self.add_ports(service, ip, kind, &field);
+        } else if let Some(node) = nodes.others.get(&ip).and_then(|nodes| nodes.first()) {
             // T18: binding it would cut this node off from that one.
             self.refuse(field, format!("{ip} is an address of node {node}"));
-        } else {
+        } else if nodes.others_complete {
             self.add_ports(service, ip, kind, &field);
         }
     }

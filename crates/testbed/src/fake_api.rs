@@ -1,7 +1,7 @@
 //! A fake API server: lists, pages, streamed lists, watches with history and bookmarks, and faults on demand.
 //!
-//! It knows nothing of Kubernetes but what list and watch need: objects are JSON by collection and name. Selectors are
-//! not applied; the requests are kept, so that a test can look at them.
+//! It knows nothing of Kubernetes but what list and watch need: objects are JSON by collection and name. Of selectors
+//! only `metadata.name=…` is applied; the requests are kept, so that a test can look at them.
 
 #![allow(
     clippy::indexing_slicing,
@@ -287,7 +287,9 @@ async fn answer(
         }
     }
     let (sender, receiver) = mpsc::channel(16);
-    tokio::spawn(stream(path, from, streamed, fault, state, changes.subscribe(), sender));
+    let name = selected_name(&query);
+    let place = Place { path, name };
+    tokio::spawn(stream(place, from, streamed, fault, state, changes.subscribe(), sender));
     let frames = futures_stream(receiver);
     Ok(Response::new(BodyExt::boxed(StreamBody::new(frames))))
 }
@@ -309,7 +311,12 @@ fn futures_stream(
 
 fn list(state: &State, path: &str, query: &BTreeMap<String, String>) -> Response<Body> {
     let empty = Collection::default();
-    let all: Vec<_> = state.collections.get(path).unwrap_or(&empty).objects.values().collect();
+    let objects = &state.collections.get(path).unwrap_or(&empty).objects;
+    let name = selected_name(query);
+    let all: Vec<_> = objects
+        .values()
+        .filter(|object| selects(name.as_deref(), object))
+        .collect();
     let number = |name: &str| query.get(name).and_then(|text| text.parse::<usize>().ok());
     let from = number("continue").unwrap_or(0);
     let page = number("limit").unwrap_or(usize::MAX);
@@ -326,9 +333,25 @@ fn list(state: &State, path: &str, query: &BTreeMap<String, String>) -> Response
     )
 }
 
+/// What a watch is about.
+struct Place {
+    path: String,
+    name: Option<String>,
+}
+
+/// The name that a field selector asks for.
+fn selected_name(query: &BTreeMap<String, String>) -> Option<String> {
+    let selector = query.get("fieldSelector")?;
+    selector.strip_prefix("metadata.name=").map(str::to_owned)
+}
+
+fn selects(name: Option<&str>, object: &Value) -> bool {
+    name.is_none_or(|name| object["metadata"]["name"] == name)
+}
+
 /// Sends a watch's lines until its generation ends or nobody listens.
 async fn stream(
-    path: String,
+    place: Place,
     from: u64,
     streamed: bool,
     fault: Option<Fault>,
@@ -336,6 +359,8 @@ async fn stream(
     mut changes: watch::Receiver<u64>,
     sender: mpsc::Sender<Bytes>,
 ) {
+    let Place { path, name } = place;
+    let selected = |object: &Value| selects(name.as_deref(), object);
     let generation = lock(&state).generation;
     let mut at = from;
     match &fault {
@@ -364,7 +389,7 @@ async fn stream(
                 .map(|place| place.objects.values().cloned().collect::<Vec<_>>());
             (objects.unwrap_or_default(), state.version)
         };
-        for object in lines {
+        for object in lines.into_iter().filter(selected) {
             if sender.send(event("ADDED", &object)).await.is_err() {
                 return;
             }
@@ -388,7 +413,7 @@ async fn stream(
                 .unwrap_or_default();
             let lines: Vec<_> = history
                 .iter()
-                .filter(|(version, ..)| *version > at)
+                .filter(|(version, _, object)| *version > at && selected(object))
                 .map(|(_, what, object)| event(what, object))
                 .collect();
             at = at.max(state.version);

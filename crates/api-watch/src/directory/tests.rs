@@ -31,7 +31,12 @@ fn names(events: &[Event]) -> Vec<String> {
         .collect()
 }
 
-const COMPLETE: [&str; 3] = ["complete Service", "complete EndpointSlice", "complete Node"];
+const COMPLETE: [&str; 4] = [
+    "complete Service",
+    "complete EndpointSlice",
+    "complete Node",
+    "OtherNodesComplete",
+];
 
 fn service(name: &str) -> String {
     format!(
@@ -140,7 +145,7 @@ async fn changes_are_followed_and_the_last_good_state_stays() {
         assert!(events.try_recv().is_err());
         names(&found)
     };
-    assert_eq!(next(5).await[..2], ["service default/a", "service default/b"]);
+    assert_eq!(next(6).await[..2], ["service default/a", "service default/b"]);
 
     // Unreadable: `b` stays. Another file: its object comes.
     fs::write(path.join("b.yaml"), "kind: [").unwrap();

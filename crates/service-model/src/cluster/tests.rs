@@ -13,7 +13,14 @@ use crate::object::{
 };
 use crate::scheduler::Scheduler;
 
+/// An empty cluster that waits for no other nodes.
 fn cluster() -> Cluster {
+    let mut cluster = alone();
+    cluster.apply(Event::OtherNodesComplete);
+    cluster
+}
+
+fn alone() -> Cluster {
     Cluster::new(config())
 }
 
@@ -347,6 +354,108 @@ fn t18_an_address_of_another_node_is_rejected_as_long_as_it_is_one() {
     cluster.apply(Event::Node(Change::Deleted(ObjectName::cluster_scoped("there"))));
     assert_eq!(cluster.take_touched(), [name(1)]);
     assert!(cluster.program(&name(1)).rejections.is_empty());
+}
+
+#[test]
+fn t18_an_address_that_two_nodes_have_is_rejected_until_both_are_gone() {
+    for (first, second) in [("a", "b"), ("b", "a")] {
+        let mut cluster = one(everywhere(1));
+        for text in ["a", "b", first] {
+            cluster.apply(Event::Node(Change::Applied(node(text, "", &["198.51.100.1"]))));
+        }
+        let gone = |text: &str| Event::Node(Change::Deleted(ObjectName::cluster_scoped(text)));
+        cluster.apply(gone(first));
+        let reason = cluster.program(&name(1)).rejections[0].reason.to_string();
+        assert_eq!(reason, format!("198.51.100.1 is an address of node {second}"));
+        cluster.apply(gone(second));
+        assert!(cluster.program(&name(1)).rejections.is_empty());
+    }
+}
+
+#[test]
+fn t18_external_addresses_are_held_back_until_the_other_nodes_are_known() {
+    let mut cluster = alone();
+    cluster.apply(Event::NodeAddresses(vec![ip("192.0.2.1")]));
+    assert!(!cluster.wants_other_nodes());
+    apply_service(&mut cluster, everywhere(1));
+    assert!(cluster.wants_other_nodes() && !cluster.knows_other_nodes());
+    let kinds = |cluster: &Cluster| -> Vec<_> {
+        let program = cluster.program(&name(1));
+        assert!(program.rejections.is_empty());
+        program.frontends.iter().map(|frontend| frontend.kind).collect()
+    };
+    assert_eq!(kinds(&cluster), [AddressKind::ClusterIp, AddressKind::NodePort]);
+    // An address of this node is nobody else's.
+    cluster.apply(Event::NodeAddresses(vec![ip("198.51.100.1")]));
+    assert_eq!(kinds(&cluster).last(), Some(&AddressKind::ExternalIp));
+    cluster.apply(Event::NodeAddresses(vec![ip("192.0.2.1")]));
+    cluster.take_touched();
+
+    cluster.apply(Event::OtherNodesComplete);
+    assert_eq!(cluster.take_touched(), [name(1)]);
+    assert_eq!(kinds(&cluster).len(), 4);
+    cluster.apply(Event::OtherNodesComplete);
+    assert!(cluster.take_touched().is_empty());
+
+    cluster.apply(Event::Node(Change::Applied(node("there", "", &["203.0.113.1"]))));
+    assert_eq!(cluster.program(&name(1)).rejections.len(), 1);
+    cluster.apply(Event::OtherNodesForgotten);
+    assert_eq!(cluster.take_touched(), [name(1)]);
+    assert_eq!(kinds(&cluster), [AddressKind::ClusterIp, AddressKind::NodePort]);
+}
+
+#[test]
+fn t18_other_nodes_are_wanted_for_addresses_that_could_be_theirs() {
+    let wants = |service: Service| {
+        let mut cluster = alone();
+        apply_service(&mut cluster, service);
+        cluster.wants_other_nodes()
+    };
+    let plain = || Service {
+        external_ips: Vec::new(),
+        load_balancer_ingress: Vec::new(),
+        ..everywhere(1)
+    };
+    let ingress = |mode| Service {
+        load_balancer_ingress: vec![LoadBalancerIngress {
+            position: 0,
+            ip: ip("203.0.113.1"),
+            mode,
+        }],
+        ..plain()
+    };
+    assert!(!wants(plain()));
+    assert!(wants(ingress(IpMode::Vip)) && !wants(ingress(IpMode::Proxy)));
+    assert!(!wants(Service {
+        other_proxy: true,
+        ..everywhere(1)
+    }));
+    let mut switched_off = Cluster::new(Config {
+        allow_external_ips: false,
+        ..alone().config
+    });
+    apply_service(
+        &mut switched_off,
+        Service {
+            load_balancer_ingress: Vec::new(),
+            ..everywhere(1)
+        },
+    );
+    assert!(!switched_off.wants_other_nodes());
+    // The last one goes.
+    let mut cluster = one(everywhere(1));
+    apply_service(&mut cluster, everywhere(2));
+    cluster.apply(Event::Service(Change::Deleted(name(1))));
+    assert!(cluster.wants_other_nodes());
+    apply_service(
+        &mut cluster,
+        Service {
+            external_ips: Vec::new(),
+            service_type: ServiceType::NodePort,
+            ..everywhere(2)
+        },
+    );
+    assert!(!cluster.wants_other_nodes());
 }
 
 #[test]

@@ -14,6 +14,7 @@ struct Objects {
     others: BTreeMap<u8, Node>,
     here: Option<Node>,
     addresses: Vec<IpAddr>,
+    others_complete: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ enum Step {
     Other(u8, Option<Node>),
     Here(Node),
     Addresses(Vec<IpAddr>),
+    OthersComplete,
+    OthersForgotten,
 }
 
 impl Objects {
@@ -57,6 +60,15 @@ impl Objects {
                 self.addresses.clone_from(&addresses);
                 Event::NodeAddresses(addresses)
             }
+            Step::OthersComplete => {
+                self.others_complete = true;
+                Event::OtherNodesComplete
+            }
+            Step::OthersForgotten => {
+                self.others_complete = false;
+                self.others.clear();
+                Event::OtherNodesForgotten
+            }
         }
     }
 
@@ -80,10 +92,11 @@ impl Objects {
                 .map(Event::Node),
         );
         events.push(Event::NodeAddresses(self.addresses.clone()));
+        events.extend(self.others_complete.then_some(Event::OtherNodesComplete));
         if backwards {
             events.reverse();
         }
-        let mut cluster = cluster();
+        let mut cluster = alone();
         events.into_iter().for_each(|event| cluster.apply(event));
         cluster
     }
@@ -198,8 +211,11 @@ fn any_step() -> impl Strategy<Value = Step> {
         5 => (0..4_u8, 0..2_u8).prop_flat_map(|(n, p)| {
             prop::option::weighted(0.8, any_slice(n, p)).prop_map(move |s| Step::Slice((n, p), s))
         }),
-        // One other node: two with one address would be told apart by the order in which they came.
-        1 => prop::option::of(any_node("node-0".to_owned())).prop_map(|node| Step::Other(0, node)),
+        2 => (0..2_u8).prop_flat_map(|n| {
+            prop::option::of(any_node(format!("node-{n}"))).prop_map(move |node| Step::Other(n, node))
+        }),
+        2 => Just(Step::OthersComplete),
+        1 => Just(Step::OthersForgotten),
         2 => any_node("here".to_owned()).prop_map(Step::Here),
         1 => prop::collection::btree_set(address_pool(), 0..4).prop_map(|set| Step::Addresses(set.into_iter().collect())),
     ]
@@ -212,7 +228,7 @@ proptest! {
     /// order of its events; and no place belongs to two services.
     #[test]
     fn any_history_ends_as_a_fresh_start(steps in prop::collection::vec(any_step(), 1..40)) {
-        let (mut objects, mut cluster) = (Objects::default(), cluster());
+        let (mut objects, mut cluster) = (Objects::default(), alone());
         let mut kept: BTreeMap<ObjectName, Program> = BTreeMap::new();
         for step in steps {
             cluster.apply(objects.take(step));
@@ -235,7 +251,7 @@ proptest! {
     /// An object that is sent again touches nothing.
     #[test]
     fn the_same_again_is_nothing(steps in prop::collection::vec(any_step(), 1..20)) {
-        let (mut objects, mut cluster) = (Objects::default(), cluster());
+        let (mut objects, mut cluster) = (Objects::default(), alone());
         for step in steps {
             cluster.apply(objects.take(step.clone()));
             cluster.take_touched();
