@@ -9,6 +9,7 @@ pub mod control_plane;
 pub mod daemon;
 pub mod fake_api;
 pub mod kernel;
+pub mod matrix;
 pub mod netns;
 pub mod tool;
 pub mod world;
