@@ -147,7 +147,10 @@ impl Plan {
                 let mut keys: BTreeSet<_> = cell.pairs(&self.services).into_iter().collect();
                 keys.extend(cell.promise.decisions.iter().map(|decision| {
                     let family = cell.family.name();
-                    (format!("{decision} {family} {}", cell.group), cell.promise.expectation.kind().to_owned())
+                    (
+                        format!("{decision} {family} {}", cell.group),
+                        cell.promise.expectation.kind().to_owned(),
+                    )
                 }));
                 if pass || keys.iter().any(|key| !there.contains(key)) {
                     kept.insert(cell.name.clone());
@@ -287,7 +290,9 @@ fn services(base: bool) -> Vec<Service> {
                 "2001:db8:18:1::2/128",
             ];
         });
-        add("ranges-all", "ab", &|service| service.ranges = vec!["0.0.0.0/0", "::/0"]);
+        add("ranges-all", "ab", &|service| {
+            service.ranges = vec!["0.0.0.0/0", "::/0"]
+        });
         add("ranges-all-and-one", "ab", &|service| {
             service.ranges = vec!["0.0.0.0/0", "198.18.1.0/24", "::/0", "2001:db8:18:1::/64"];
         });
@@ -312,12 +317,18 @@ fn services(base: bool) -> Vec<Service> {
         add("zone-cluster", "hinted", &|_| {});
         add("zone-etp-local", "hinted", &|service| service.external = Local);
         let older = add("claim-z-older", "a", &|_| {});
-        add("claim-a-lb-younger", "b", &|service| service.load_balancer = Vip::Of(older));
-        add("claim-b-external-younger", "b", &|service| service.external_ip = Vip::Of(older));
+        add("claim-a-lb-younger", "b", &|service| {
+            service.load_balancer = Vip::Of(older)
+        });
+        add("claim-b-external-younger", "b", &|service| {
+            service.external_ip = Vip::Of(older)
+        });
         add("claim-c-cluster-ip", "b", &|service| {
             service.external_ip = Vip::ClusterIpOf(older);
         });
-        add("foreign-proxy-mode", "ab", &|service| service.load_balancer = Vip::Proxy);
+        add("foreign-proxy-mode", "ab", &|service| {
+            service.load_balancer = Vip::Proxy
+        });
         add("foreign-proxy-name", "ab", &|service| {
             service.labels = vec!["service.kubernetes.io/service-proxy-name"];
         });
@@ -359,7 +370,12 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
             };
             if !base && setting.forward_drop {
                 if matches!(client, Client::Outside(_)) && service.external == Policy::Cluster {
-                    place(Address::Node(client.node(), NodeAddress::Internal), Ask::Service, &[Tcp, Udp], &mut all);
+                    place(
+                        Address::Node(client.node(), NodeAddress::Internal),
+                        Ask::Service,
+                        &[Tcp, Udp],
+                        &mut all,
+                    );
                     place(Address::LoadBalancer, Ask::Service, &[Tcp, Udp], &mut all);
                 }
                 if matches!(client, Client::Host(_)) {
@@ -391,7 +407,12 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
                     place(address, Ask::Service, &[Sctp], &mut all);
                 }
             }
-            if base && matches!(service.name.as_str(), "svc-cluster-ab" | "svc-etp-local-b" | "svc-cluster-none") {
+            if base
+                && matches!(
+                    service.name.as_str(),
+                    "svc-cluster-ab" | "svc-etp-local-b" | "svc-cluster-none"
+                )
+            {
                 for address in [Address::ClusterIp, Address::LoadBalancer, Address::External] {
                     place(address, Ask::UndefinedPort, &[Tcp, Udp], &mut all);
                     place(address, Ask::NodePort, &[Tcp, Udp], &mut all);

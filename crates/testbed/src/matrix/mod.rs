@@ -3,14 +3,23 @@
 //!
 //! Reading order: [`site`] (nodes, clients, addresses), [`setting`] (what a proxy is told), [`service`] (the Services),
 //! [`question`] (a question, and what can come of it), [`oracle`] (what is promised), [`cell`] (all questions). These
-//! are pure.
+//! are pure. Then [`cluster`] (the namespaces), [`proxy`] (what is under test), [`runner`] (asks and compares) and
+//! [`report`].
 
+mod asker;
+mod capture;
 pub mod cell;
+pub mod cluster;
 pub mod oracle;
+pub mod proxy;
 pub mod question;
+pub mod report;
+pub mod runner;
+mod server;
 pub mod service;
 pub mod setting;
 pub mod site;
+mod yaml;
 
 #[cfg(test)]
 mod tests;

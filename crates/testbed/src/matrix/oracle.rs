@@ -248,7 +248,9 @@ impl Oracle<'_> {
 
     /// T25: hints count if every ready endpoint has one and one of them is for this node's zone.
     fn hinted<'e>(&mut self, all: Vec<&'e Endpoint>) -> Vec<&'e Endpoint> {
-        let ready = all.iter().all(|endpoint| endpoint.state == State::Ready && endpoint.hinted);
+        let ready = all
+            .iter()
+            .all(|endpoint| endpoint.state == State::Ready && endpoint.hinted);
         let zone = self.node.zone();
         let near: Vec<_> = all
             .iter()
@@ -300,7 +302,11 @@ impl Oracle<'_> {
             // T2: else the reply would go straight to the other node's pod.
             position == Position::OtherPod && self.insider()
         };
-        if masqueraded { Source::Node(node) } else { Source::Client }
+        if masqueraded {
+            Source::Node(node)
+        } else {
+            Source::Client
+        }
     }
 }
 

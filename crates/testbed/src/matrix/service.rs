@@ -224,7 +224,11 @@ impl Service {
         let ingress: Vec<_> = Family::ALL
             .iter()
             .map(|family| {
-                let mode = if self.load_balancer == Vip::Proxy { "Proxy" } else { "VIP" };
+                let mode = if self.load_balancer == Vip::Proxy {
+                    "Proxy"
+                } else {
+                    "VIP"
+                };
                 json!({"ip": self.load_balancer_ip(*family), "ipMode": mode})
             })
             .collect();
@@ -247,7 +251,11 @@ impl Service {
             "sessionAffinity": if self.affinity { "ClientIP" } else { "None" },
         });
         if self.affinity {
-            field(&mut spec, "sessionAffinityConfig", json!({"clientIP": {"timeoutSeconds": 600}}));
+            field(
+                &mut spec,
+                "sessionAffinityConfig",
+                json!({"clientIP": {"timeoutSeconds": 600}}),
+            );
         }
         if !self.ranges.is_empty() {
             field(&mut spec, "loadBalancerSourceRanges", json!(self.ranges));
@@ -376,11 +384,7 @@ pub fn endpoints(placement: &str) -> Vec<Endpoint> {
     match placement {
         "a" => all(&[a1, a2], State::Ready),
         "b" => all(&[b1, b2], State::Ready),
-        "ab" | "hinted" => [
-            all(&[a1, b1], State::Ready),
-            vec![make(a2, State::NotReady)],
-        ]
-        .concat(),
+        "ab" | "hinted" => [all(&[a1, b1], State::Ready), vec![make(a2, State::NotReady)]].concat(),
         "terminating" => all(&[a1, b1], State::Terminating),
         "a-terminating" => [all(&[a1, a2], State::Terminating), all(&[b1, b2], State::Ready)].concat(),
         "not-ready" => all(&[a1, b2], State::NotReady),

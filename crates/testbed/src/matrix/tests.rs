@@ -26,7 +26,9 @@ fn there_are_enough_cells() {
         assert!((400..2000).contains(&subset), "{subset}");
         let groups = |subset: bool| -> BTreeSet<_> {
             let all = plans.iter().flat_map(|plan| &plan.cells);
-            all.filter(|cell| !subset || cell.subset).map(|cell| &cell.group).collect()
+            all.filter(|cell| !subset || cell.subset)
+                .map(|cell| &cell.group)
+                .collect()
         };
         assert_eq!(groups(true), groups(false));
     }
@@ -77,7 +79,13 @@ fn left_out(pair: &str) -> bool {
     let seldom = ["nodeport-", "UndefinedPort", "NodePort", "Echo", "sctp"];
     // Services with something of their own have endpoints of their own.
     let special = [
-        "ranges-", "affinity-", "zone-", "claim-", "foreign-", "nodeip-", "hinted",
+        "ranges-",
+        "affinity-",
+        "zone-",
+        "claim-",
+        "foreign-",
+        "nodeip-",
+        "hinted",
     ];
     seldom.iter().chain(&special).any(|word| pair.contains(word))
 }
