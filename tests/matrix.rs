@@ -8,6 +8,7 @@
     reason = "a program for a person; it stops at what it did not expect"
 )]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -17,13 +18,16 @@ use testbed::matrix::cell::{Cell, plans};
 use testbed::matrix::cluster::Cluster;
 use testbed::matrix::proxy::{Kind, Proxies};
 use testbed::matrix::question::Mode;
-use testbed::matrix::{report, runner};
+use testbed::matrix::{mutant, report, runner};
 
 /// What was asked for.
 struct Options {
     kind: Kind,
     filter: Option<String>,
     subset: bool,
+    mutants: bool,
+    /// An nft file that is loaded on each node before mutants are made: a trial of the mechanism.
+    rules: Option<PathBuf>,
     report: PathBuf,
 }
 
@@ -32,6 +36,8 @@ fn options() -> Options {
         kind: Kind::KubeIpvs(Mode::Ipvs),
         filter: None,
         subset: false,
+        mutants: false,
+        rules: None,
         report: PathBuf::from("target/matrix"),
     };
     let mut words = std::env::args().skip(1);
@@ -43,6 +49,8 @@ fn options() -> Options {
             "--filter" => options.filter = Some(value()),
             "--report" => options.report = value().into(),
             "--subset" => options.subset = true,
+            "--mutants" => options.mutants = true,
+            "--rules" => options.rules = Some(value().into()),
             other => panic!("unknown word {other}"),
         }
     }
@@ -67,8 +75,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether every cell agrees.
+/// Whether every cell agrees; with mutants, whether each is caught.
 fn run(options: &Options) -> Result<bool> {
+    if options.mutants {
+        return run_mutants(options);
+    }
     let plans = plans(options.kind.mode());
     let start = Instant::now();
     let mut outcomes = Vec::new();
@@ -104,4 +115,34 @@ fn run(options: &Options) -> Result<bool> {
         report::write(&options.report, options.kind, &plans, &outcomes, seconds)?
     );
     Ok(outcomes.iter().all(|outcome| outcome.agrees))
+}
+
+/// Each rule once, in the first world that has it.
+fn run_mutants(options: &Options) -> Result<bool> {
+    let mut done = BTreeSet::new();
+    let mut missed = 0;
+    for plan in &plans(options.kind.mode()) {
+        let cells: Vec<_> = plan.cells.iter().filter(|cell| wanted(cell, options)).collect();
+        if cells.is_empty() {
+            continue;
+        }
+        let folder = tempfile::tempdir()?;
+        let cluster = Cluster::new(&plan.setting)?;
+        let mut proxies = Proxies::start(options.kind, &cluster, &plan.setting, &plan.services, folder.path())?;
+        proxies.kill();
+        if let Some(rules) = &options.rules {
+            cluster.on_nodes(&format!("nft -f {}", rules.display()))?;
+        }
+        for mutant in mutant::mutants(&cluster)? {
+            if !done.insert(mutant.clone()) {
+                continue;
+            }
+            let verdict = mutant::run(&mutant, plan, &cells, &cluster, &mut proxies)?;
+            missed += usize::from(matches!(verdict, mutant::Verdict::NotCaught(_)));
+            println!("mutant {mutant}: {verdict}");
+        }
+    }
+    println!("{} mutants, {missed} not caught", done.len());
+    ensure!(!done.is_empty(), "there is no rule to take out");
+    Ok(missed == 0)
 }

@@ -112,7 +112,11 @@ async fn by_stream(protocol: Protocol, to: SocketAddr) -> Result<Came> {
 
 async fn by_datagram(to: SocketAddr) -> Result<Came> {
     let socket = datagrams(to, None)?;
-    socket.send(b"who?").await?;
+    match socket.send(b"who?").await {
+        // What a filter of the host itself drops or rejects is told as EPERM; an ICMP error comes on top of it.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
+        sent => drop(sent?),
+    }
     let mut text = [0; 128];
     let length = socket.recv(&mut text).await?;
     answer(text.get(..length).unwrap_or_default())

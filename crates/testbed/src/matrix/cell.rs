@@ -369,16 +369,14 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
                 }
             };
             if !base && setting.forward_drop {
-                if matches!(client, Client::Outside(_)) && service.external == Policy::Cluster {
-                    place(
-                        Address::Node(client.node(), NodeAddress::Internal),
-                        Ask::Service,
-                        &[Tcp, Udp],
-                        &mut all,
-                    );
+                // What is masqueraded is let through in both modes; what is not, other agents have to accept.
+                let external = matches!(client, Client::Outside(Node::C) | Client::Pod(Node::C));
+                if external && service.external == Policy::Cluster {
+                    let node_port = Address::Node(Node::C, NodeAddress::Internal);
+                    place(node_port, Ask::Service, &[Tcp, Udp], &mut all);
                     place(Address::LoadBalancer, Ask::Service, &[Tcp, Udp], &mut all);
                 }
-                if matches!(client, Client::Host(_)) {
+                if client == Client::Host(Node::C) {
                     place(Address::ClusterIp, Ask::Service, &[Tcp, Udp], &mut all);
                 }
                 continue;

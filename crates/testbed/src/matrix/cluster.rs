@@ -69,10 +69,10 @@ impl Cluster {
             cluster.serve_on_node(node)?;
         }
         if setting.forward_drop {
-            for netns in cluster.nodes.values() {
-                netns.sh("iptables -P FORWARD DROP")?;
-                netns.sh("ip6tables -P FORWARD DROP")?;
-            }
+            // Not where endpoints are: what goes to a pod directly is not the proxy's to let pass.
+            let netns = cluster.netns(Node::C)?;
+            netns.sh("iptables -P FORWARD DROP")?;
+            netns.sh("ip6tables -P FORWARD DROP")?;
         }
         // Any group may send echo requests.
         for netns in cluster.clients.values() {

@@ -4,12 +4,13 @@
 //! Reading order: [`site`] (nodes, clients, addresses), [`setting`] (what a proxy is told), [`service`] (the Services),
 //! [`question`] (a question, and what can come of it), [`oracle`] (what is promised), [`cell`] (all questions). These
 //! are pure. Then [`cluster`] (the namespaces), [`proxy`] (what is under test), [`runner`] (asks and compares) and
-//! [`report`].
+//! [`report`]; [`mutant`] proves that it can fail.
 
 mod asker;
 mod capture;
 pub mod cell;
 pub mod cluster;
+pub mod mutant;
 pub mod oracle;
 pub mod proxy;
 pub mod question;

@@ -65,6 +65,9 @@ impl Oracle<'_> {
                 self.only_at_a_vip(Expectation::Echo)
             }
         };
+        if self.question.setting.forward_drop {
+            self.cite("T28");
+        }
         self.decisions.sort_unstable();
         self.decisions.dedup();
         Promise {

@@ -1,12 +1,12 @@
 //! What a run found: tables for people and programs, and the manifests of what differs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cell::Plan;
 use super::proxy::Kind;
@@ -99,6 +99,8 @@ pub fn write(folder: &Path, kind: Kind, plans: &[Plan], outcomes: &[Outcome], se
     let json = json!({"proxy": kind.name(), "mode": kind.mode().name(), "seconds": seconds, "cells": outcomes});
     fs::write(folder.join(format!("{name}.json")), json.to_string())?;
 
+    compare(folder)?;
+
     let mut told = String::new();
     for (number, outcome) in differ.iter().enumerate() {
         if number == TOLD {
@@ -136,6 +138,51 @@ pub fn write(folder: &Path, kind: Kind, plans: &[Plan], outcomes: &[Outcome], se
     }
     let _ = writeln!(told, "{}\n{line}", summary(outcomes));
     Ok(told)
+}
+
+/// A table of groups and proxies of all runs whose results are in a folder, for `comparison.md` there.
+///
+/// # Errors
+/// The folder cannot be read or written.
+pub fn compare(folder: &Path) -> Result<()> {
+    let mut runs: BTreeMap<String, BTreeMap<String, (usize, usize)>> = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let Ok(run) = serde_json::from_str::<Value>(&fs::read_to_string(&path)?) else {
+            continue;
+        };
+        let proxy = run.get("proxy").and_then(Value::as_str).unwrap_or_default();
+        let groups = runs.entry(proxy.to_owned()).or_default();
+        for cell in run.get("cells").and_then(Value::as_array).into_iter().flatten() {
+            let group = cell.get("group").and_then(Value::as_str).unwrap_or_default();
+            let (agree, of) = groups.entry(group.to_owned()).or_default();
+            *agree += usize::from(cell.get("agrees").and_then(Value::as_bool).unwrap_or_default());
+            *of += 1;
+        }
+    }
+    let groups: BTreeSet<&String> = runs.values().flat_map(BTreeMap::keys).collect();
+    let mut page = String::from("# Cells that agree with the promise, by group and proxy\n\n| group |");
+    for proxy in runs.keys() {
+        let _ = write!(page, " {proxy} |");
+    }
+    let _ = writeln!(page, "\n|---|{}", "---|".repeat(runs.len()));
+    for group in groups {
+        let _ = write!(page, "| {group} |");
+        for found in runs.values() {
+            match found.get(group) {
+                Some((agree, of)) => {
+                    let _ = write!(page, " {agree} of {of} |");
+                }
+                None => page.push_str(" – |"),
+            }
+        }
+        page.push('\n');
+    }
+    fs::write(folder.join("comparison.md"), page)?;
+    Ok(())
 }
 
 fn manifests(plans: &[Plan], outcome: &Outcome) -> String {

@@ -62,7 +62,7 @@ pub struct Setting {
     pub node_port_addresses: NodePortAddresses,
     /// Links of pods.
     pub fabric: Fabric,
-    /// Somebody else set the policy of FORWARD to DROP.
+    /// Somebody else set the policy of FORWARD to DROP on node C (T28).
     pub forward_drop: bool,
 }
 

@@ -94,7 +94,7 @@ fn left_out(pair: &str) -> bool {
 fn every_decision_about_traffic_is_asked_in_both_families() {
     let expected = [
         "T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "T9", "T11", "T12", "T13", "T14", "T15", "T16", "T17", "T18",
-        "T19", "T20", "T24", "T25",
+        "T19", "T20", "T24", "T25", "T28",
     ];
     let plans = plans(Mode::Ipvs);
     for family in Family::ALL {
