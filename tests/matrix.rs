@@ -96,7 +96,14 @@ fn run(options: &Options) -> Result<bool> {
         let folder = tempfile::tempdir()?;
         let cluster = Cluster::new(&plan.setting)?;
         let built = start.elapsed().as_secs_f64();
-        let proxies = Proxies::start(options.kind, &cluster, &plan.setting, &plan.services, folder.path())?;
+        let proxies = match Proxies::start(options.kind, &cluster, &plan.setting, &plan.services, folder.path()) {
+            Ok(proxies) => proxies,
+            Err(error) => {
+                println!("world {name}: {error:#}");
+                outcomes.extend(runner::unserved(plan, &cells, "the proxy does not serve"));
+                continue;
+            }
+        };
         let serving = start.elapsed().as_secs_f64();
         let found = runner::run(plan, &cells, &cluster)?;
         println!(

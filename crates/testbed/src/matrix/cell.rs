@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use super::oracle::promise;
 use super::question::{Address, Ask, Mode, Promise, Question};
-use super::service::{PLACEMENTS, Policy, Protocol, Service, Vip};
+use super::service::{HOST_PORT, PLACEMENTS, Policy, Protocol, Service, Vip};
 use super::setting::{Fabric, NodePortAddresses, SETTINGS, Setting};
-use super::site::{Client, Family, Node, NodeAddress};
+use super::site::{Client, Family, HOST_PORT_NUMBER, Node, NodeAddress};
 
 /// One question with its promise.
 #[derive(Clone, Debug)]
@@ -49,7 +49,7 @@ pub const PROBE: &str = "zz-probe";
 /// Of about this many possible cells one is asked, in the base world and in others, beside those that pairs need.
 const KEPT: (u64, u64) = (3, 8);
 /// Of about this many cells one is in the quick run.
-const SUBSET: u64 = 24;
+const SUBSET: u64 = 32;
 
 /// All worlds with all cells.
 pub fn plans(mode: Mode) -> Vec<Plan> {
@@ -135,13 +135,16 @@ impl Cell {
 }
 
 impl Plan {
-    /// Leaves one of so many cells, and those without which a pair of dimensions' values would not be asked.
+    /// Leaves one of so many cells of plain services, and those without which a pair of dimensions' values would not
+    /// be asked.
     fn thin(&mut self, one_of: u64) {
         let mut there = BTreeSet::new();
         let mut kept = BTreeSet::new();
         for pass in [true, false] {
             for cell in &self.cells {
-                if hash(&cell.name).is_multiple_of(one_of) != pass {
+                let service = self.services.get(cell.service);
+                let special = cell.ask != Ask::Service || service.is_some_and(|service| !standard(service));
+                if (special || hash(&cell.name).is_multiple_of(one_of)) != pass {
                     continue;
                 }
                 let mut keys: BTreeSet<_> = cell.pairs(&self.services).into_iter().collect();
@@ -216,6 +219,7 @@ fn group(question: &Question<'_>) -> String {
     }
     match question.ask {
         Ask::Echo => return "echo".to_owned(),
+        Ask::NodePort if service.load_balancer == Vip::Proxy => return "not ours".to_owned(),
         Ask::UndefinedPort | Ask::NodePort => return "undefined port".to_owned(),
         Ask::Service => {}
     }
@@ -226,6 +230,7 @@ fn group(question: &Question<'_>) -> String {
         "claim" => "claims".to_owned(),
         "zone" => "topology".to_owned(),
         "foreign" => "not ours".to_owned(),
+        "hostport" => "host port".to_owned(),
         "nodeip" => "external IP of a node".to_owned(),
         _ => match question.address {
             Address::ClusterIp => "cluster IP".to_owned(),
@@ -332,6 +337,7 @@ fn services(base: bool) -> Vec<Service> {
         add("foreign-proxy-name", "ab", &|service| {
             service.labels = vec!["service.kubernetes.io/service-proxy-name"];
         });
+        add(HOST_PORT, "b", &|service| service.port = HOST_PORT_NUMBER);
         add("nodeip-cluster", "ab", &|service| {
             service.external_ip = Vip::Node(Node::A, NodeAddress::Internal);
             service.port = 9001;
@@ -418,6 +424,9 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
                 }
                 let own = Address::Node(client.node(), NodeAddress::Internal);
                 place(own, Ask::UndefinedPort, &[Tcp, Udp], &mut all);
+            }
+            if service.load_balancer == Vip::Proxy {
+                place(Address::LoadBalancer, Ask::NodePort, &[Tcp, Udp], &mut all);
             }
             if service.name.starts_with("nodeip-") && (service.name != "nodeip-second" || client.node() == Node::A) {
                 place(Address::External, Ask::UndefinedPort, &[Tcp], &mut all);

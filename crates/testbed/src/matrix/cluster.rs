@@ -12,8 +12,8 @@ use super::server::{Place, Servers};
 use super::service::Protocol;
 use super::setting::{Fabric, Setting};
 use super::site::{
-    BRIDGE, Client, DAEMON_PORT, Family, HOST_NETWORK_PORT, LINK_PREFIX, Node, NodeAddress, POD_PORT, ROUTER, balancer,
-    far_gateway, pod_address, pod_name, router,
+    BRIDGE, Client, DAEMON_PORT, Family, HOST_NETWORK_PORT, HOST_PORT_NUMBER, LINK_PREFIX, Node, NodeAddress, POD_PORT,
+    ROUTER, balancer, far_gateway, pod_address, pod_name, router,
 };
 use crate::link::link;
 use crate::netns::Netns;
@@ -217,7 +217,17 @@ impl Cluster {
             }
         }
         self._servers.push(Servers::start(&self.router, places)?);
-        Ok(())
+        // Node ports of services, at the balancer's address (T10).
+        let (v4, v6) = (balancer(Family::V4), balancer(Family::V6));
+        let table = format!(
+            "table inet matrix-balancer {{
+               chain prerouting {{ type nat hook prerouting priority dstnat;
+                 ip daddr {v4} meta l4proto {{ tcp, udp }} th dport 30000-32767 dnat ip to {v4}:80;
+                 ip6 daddr {v6} meta l4proto {{ tcp, udp }} th dport 30000-32767 dnat ip6 to [{v6}]:80;
+               }}
+             }}"
+        );
+        self.router.run(|| tool::feed(&["nft", "-f", "-"], &table)).map(drop)
     }
 
     /// Endpoints with hostNetwork, and a daemon on all addresses.
@@ -250,6 +260,9 @@ impl Cluster {
             }
         }
         capture::install_in_node(&netns)?;
+        if node == Node::A {
+            redirect_host_port(&netns)?;
+        }
         self._servers.push(Servers::start(&netns, places)?);
         Ok(())
     }
@@ -271,6 +284,31 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// As the portmap plugin: every local destination with the port.
+fn redirect_host_port(netns: &Netns) -> Result<()> {
+    let mut rules = String::new();
+    for family in Family::ALL {
+        let (word, pod) = match family {
+            Family::V4 => ("ip", pod_address(family, Node::A, 2).to_string()),
+            Family::V6 => ("ip6", format!("[{}]", pod_address(family, Node::A, 2))),
+        };
+        for protocol in ["tcp", "udp"] {
+            writeln!(
+                rules,
+                "fib daddr type local {protocol} dport {HOST_PORT_NUMBER} dnat {word} to {pod}:{POD_PORT};"
+            )?;
+        }
+    }
+    let table = format!(
+        "table inet matrix-hostport {{
+           chain redirects {{ {rules} }}
+           chain prerouting {{ type nat hook prerouting priority dstnat; jump redirects; }}
+           chain output {{ type nat hook output priority -100; jump redirects; }}
+         }}"
+    );
+    netns.run(|| tool::feed(&["nft", "-f", "-"], &table)).map(drop)
 }
 
 fn address(client: Client, family: Family) -> Result<IpAddr> {

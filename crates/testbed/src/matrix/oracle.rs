@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::question::{Address, Ask, Expectation, Mode, Promise, Question, Source, Spread};
-use super::service::{Endpoint, Place, Policy, Service, State, Vip};
-use super::setting::{Detector, NodePortAddresses};
+use super::service::{Endpoint, HOST_PORT, Place, Policy, Service, State, Vip};
+use super::setting::{Detector, Fabric, NodePortAddresses};
 use super::site::{Client, Family, Node, NodeAddress, ROUTER};
 
 /// Where a client is, seen from the node that handles its packets.
@@ -55,6 +55,11 @@ impl Oracle<'_> {
         let expectation = match self.question.ask {
             Ask::Service => self.service(),
             Ask::UndefinedPort => self.undefined(),
+            Ask::NodePort if self.at_the_balancer() => {
+                // T10: a port that is a NodePort, at an address that no node has.
+                self.cite("T10");
+                Expectation::answer(ROUTER, self.untouched())
+            }
             Ask::NodePort => {
                 self.cite("T6");
                 self.cite("T16");
@@ -138,17 +143,23 @@ impl Oracle<'_> {
             self.cite("T24");
             return Expectation::NoAnswer;
         }
-        if let Some((service, address)) = stronger_claim(question) {
+        let claims = claims(question);
+        if claims.len() > 1 {
+            self.cite("T19");
+        }
+        let strongest = claims
+            .first()
+            .filter(|claim| (claim.0.number, claim.1) != (service.number, question.address));
+        if let Some((service, address)) = strongest.copied() {
             let promise = promise(&Question {
                 service,
                 address,
                 ..*question
             });
-            self.decisions = promise.decisions;
-            self.cite("T19");
+            self.decisions.extend(promise.decisions);
             return promise.expectation;
         }
-        if question.address == Address::LoadBalancer && service.load_balancer == Vip::Proxy {
+        if self.at_the_balancer() {
             // The balancer serves by itself; the packet goes there untouched.
             self.cite("T24");
             return Expectation::answer(ROUTER, self.untouched());
@@ -191,12 +202,29 @@ impl Oracle<'_> {
         if service.affinity {
             self.cite("T20");
         }
+        if service.name == HOST_PORT {
+            self.cite("T30");
+        }
+        let bridged = match question.setting.fabric {
+            Fabric::Routed => false,
+            Fabric::Mixed => self.node == Node::B,
+            Fabric::Bridged => true,
+        };
+        let pod_here = |endpoint: &&Endpoint| matches!(endpoint.place, Place::Pod(node, _) if node == self.node);
+        if bridged && self.position() == Position::LocalPod && chosen.iter().any(pod_here) {
+            self.cite("T31");
+        }
         let by: BTreeMap<String, Source> = chosen
             .into_iter()
             .map(|endpoint| (endpoint.place.name(), self.source(endpoint.place, policy)))
             .collect();
         let spread = if service.affinity { Spread::One } else { Spread::All };
         Expectation::Answer(by, spread)
+    }
+
+    /// The load balancer's address is the balancer's own.
+    fn at_the_balancer(&self) -> bool {
+        self.question.address == Address::LoadBalancer && self.question.service.load_balancer == Vip::Proxy
     }
 
     /// The source of traffic that no proxy has to do with.
@@ -313,44 +341,31 @@ impl Oracle<'_> {
     }
 }
 
-/// T19: the service and address that have this address and port with more right: cluster IPs before load balancers
-/// before external IPs, then the older service.
-fn stronger_claim<'a>(question: &Question<'a>) -> Option<(&'a Service, Address)> {
+/// T19: the services and addresses that claim what is asked, by their right: cluster IPs before load balancers before
+/// external IPs, then the older service.
+fn claims<'a>(question: &Question<'a>) -> Vec<(&'a Service, Address)> {
     let (ip, family) = (question.ip(), question.family);
-    let rank = |service: &Service, address: Address| {
-        let kind = match address {
-            Address::ClusterIp => 0,
-            Address::Node(..) => 1,
-            Address::LoadBalancer => 2,
-            Address::External => 3,
-        };
-        (kind, service.number)
-    };
     if matches!(question.address, Address::Node(..)) {
-        return None;
+        return Vec::new();
     }
-    let own = rank(question.service, question.address);
-    question
-        .services
-        .iter()
+    let services = question.services.iter();
+    let mut all: Vec<_> = services
         .filter(|service| service.labels.is_empty() && service.port == question.service.port)
         .flat_map(|service| {
+            let has_vip = service.load_balancer != Vip::Proxy;
             let claims = [
                 (Address::ClusterIp, service.cluster_ip(family), true),
-                (
-                    Address::LoadBalancer,
-                    service.load_balancer_ip(family),
-                    service.load_balancer != Vip::Proxy,
-                ),
+                (Address::LoadBalancer, service.load_balancer_ip(family), has_vip),
                 (Address::External, service.external_ip(family), true),
             ];
-            claims
+            let same = claims
                 .into_iter()
-                .filter(move |(_, claimed, programmed)| *programmed && *claimed == ip)
-                .map(move |(address, ..)| (service, address))
+                .filter(move |(_, claimed, programmed)| *programmed && *claimed == ip);
+            same.map(move |(address, ..)| (service, address))
         })
-        .filter(|(service, address)| rank(service, *address) < own)
-        .min_by_key(|(service, address)| rank(service, *address))
+        .collect();
+    all.sort_by_key(|(service, address)| (*address, service.number));
+    all
 }
 
 /// The client that an endpoint is.

@@ -88,6 +88,20 @@ pub fn run(plan: &Plan, cells: &[&Cell], cluster: &Cluster) -> Result<Vec<Outcom
     Ok(outcomes)
 }
 
+/// The outcomes of cells whose world has no proxy that serves.
+pub fn unserved(plan: &Plan, cells: &[&Cell], why: &str) -> Vec<Outcome> {
+    let service = |cell: &Cell| {
+        plan.services
+            .get(cell.service)
+            .map_or("", |service| &service.name)
+            .to_owned()
+    };
+    cells
+        .iter()
+        .map(|cell| outcome(cell, &service(cell), "", why, false))
+        .collect()
+}
+
 struct Runner<'a> {
     plan: &'a Plan,
     cluster: &'a Cluster,

@@ -120,6 +120,9 @@ pub enum Vip {
     Proxy,
 }
 
+/// The service whose port is also the hostPort of a pod on node A, as the portmap plugin redirects it.
+pub const HOST_PORT: &str = "hostport";
+
 /// A Service. All have a port of each protocol.
 #[derive(Clone, Debug)]
 pub struct Service {
