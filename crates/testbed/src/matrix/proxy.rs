@@ -131,9 +131,12 @@ impl Proxies {
                 }
             }
         }
+        // kube-ipvs says itself when it serves.
         let probe = services.last().context("no services")?;
         for (node, netns) in &cluster.nodes {
-            proxies.wait_until_serving(*node, netns, probe)?;
+            if let Some(Running::Upstream(_)) = proxies.running.get(node) {
+                proxies.wait_until_serving(*node, netns, probe)?;
+            }
         }
         Ok(proxies)
     }
@@ -228,6 +231,11 @@ impl Proxies {
         } else {
             ""
         };
+        // Nothing means the primary addresses in its nftables mode, and all in the others.
+        let of_upstream = match (kind, setting.node_port_addresses) {
+            (Kind::KubeProxyNftables, NodePortAddresses::All) => vec!["0.0.0.0/0", "::/0"],
+            _ => node_port_addresses(setting),
+        };
         fs::write(
             at("config"),
             json!({
@@ -239,7 +247,7 @@ impl Proxies {
                 },
                 "clusterCIDR": cidr, "detectLocalMode": setting.detector.mode(),
                 "detectLocal": {"bridgeInterface": bridge, "interfaceNamePrefix": prefix},
-                "nodePortAddresses": node_port_addresses(setting),
+                "nodePortAddresses": of_upstream,
                 "iptables": sync, "nftables": sync, "ipvs": {"syncPeriod": "30s", "minSyncPeriod": "1s"},
                 "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
                 "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249",
