@@ -105,6 +105,7 @@ fn run(options: &Options) -> Result<bool> {
             }
         };
         let serving = start.elapsed().as_secs_f64();
+        println!("world {name}: {} cells", cells.len());
         let found = runner::run(plan, &cells, &cluster)?;
         println!(
             "world {name:18} {:5} cells, {:4} differ (built after {built:.0} s, serving after {serving:.0} s, asked after {:.0} s)",

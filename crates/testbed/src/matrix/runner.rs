@@ -190,32 +190,56 @@ impl Runner<'_> {
             .try_for_each(|(_, netns)| capture::clear(netns))
     }
 
-    /// A packet of a cell that expects none to arrive is found by its target port; which cell's, by asking them alone.
+    /// A packet of a cell that expects none to arrive is found by its target port, which tells the service; which cell's
+    /// it was, by asking again one cell of each service at a time.
     fn find_leaks(&self, cells: &[&Cell], outcomes: &mut [Outcome]) -> Result<()> {
         let seen = capture::seen(self.cluster.endpoints())?;
         let by_name: BTreeMap<&str, &Cell> = cells.iter().map(|cell| (cell.name.as_str(), *cell)).collect();
-        for outcome in outcomes.iter_mut() {
+        let mut suspects: BTreeMap<BTreeSet<u16>, Vec<&Cell>> = BTreeMap::new();
+        for outcome in &*outcomes {
             let Some(cell) = by_name.get(outcome.name.as_str()) else {
                 continue;
             };
             let ports = self.target_ports(cell);
-            if ports.iter().all(|port| !seen.contains_key(port)) {
-                continue;
+            if ports.iter().any(|port| seen.contains_key(port)) {
+                suspects.entry(ports).or_default().push(*cell);
             }
+        }
+        let mut leaks: BTreeMap<String, String> = BTreeMap::new();
+        while !suspects.is_empty() {
+            // No two of a round have a target port in common: all endpoints with hostNetwork have one.
+            let mut taken = BTreeSet::new();
+            let mut round = Vec::new();
+            for (ports, cells) in &mut suspects {
+                if ports.is_disjoint(&taken) {
+                    taken.extend(ports);
+                    round.extend(cells.pop().map(|cell| (cell, ports.clone())));
+                }
+            }
+            suspects.retain(|_, cells| !cells.is_empty());
             self.forget()?;
-            let alone = self.client(cell.client, &[*cell], 1)?;
-            let now = capture::seen(self.cluster.endpoints())?;
-            let at: BTreeSet<_> = ports
-                .iter()
-                .filter_map(|port| now.get(port))
-                .flatten()
-                .cloned()
-                .collect();
-            if !at.is_empty() {
+            let alone: Vec<_> = round.iter().map(|(cell, _)| *cell).collect();
+            let again = self.phase(&alone, AT_ONCE_SILENT)?;
+            let seen = capture::seen(self.cluster.endpoints())?;
+            for (cell, ports) in round {
+                let at: BTreeSet<_> = ports
+                    .iter()
+                    .filter_map(|port| seen.get(port))
+                    .flatten()
+                    .cloned()
+                    .collect();
+                let came = again.iter().find(|outcome| outcome.name == cell.name);
+                if let (Some(came), false) = (came, at.is_empty()) {
+                    let at: Vec<_> = at.into_iter().collect();
+                    let seen = format!("{}, but packets arrived at {}", came.seen, at.join(", "));
+                    leaks.insert(cell.name.clone(), seen);
+                }
+            }
+        }
+        for outcome in outcomes {
+            if let Some(seen) = leaks.remove(&outcome.name) {
                 outcome.agrees = false;
-                let first = alone.first().map_or("", |outcome| outcome.seen.as_str());
-                let at: Vec<_> = at.into_iter().collect();
-                outcome.seen = format!("{first}, but packets arrived at {}", at.join(", "));
+                outcome.seen = seen;
             }
         }
         Ok(())
