@@ -9,12 +9,12 @@
 )]
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use testbed::matrix::cell::{Cell, plans};
+use testbed::matrix::cell::{Cell, Plan, plans};
 use testbed::matrix::cluster::Cluster;
 use testbed::matrix::proxy::{Kind, Proxies};
 use testbed::matrix::question::Mode;
@@ -57,9 +57,18 @@ fn options() -> Options {
     options
 }
 
-fn wanted(cell: &Cell, options: &Options) -> bool {
+fn world(plan: &Plan) -> &'static str {
+    match plan.setting.name {
+        "" => "base",
+        name => name,
+    }
+}
+
+fn wanted(plan: &Plan, cell: &Cell, options: &Options) -> bool {
     let named = options.filter.as_ref().is_none_or(|filter| {
-        cell.name.contains(filter.as_str()) || cell.promise.decisions.iter().any(|decision| decision == filter)
+        filter == world(plan)
+            || cell.name.contains(filter.as_str())
+            || cell.promise.decisions.iter().any(|decision| decision == filter)
     });
     named && (!options.subset || cell.subset)
 }
@@ -84,15 +93,11 @@ fn run(options: &Options) -> Result<bool> {
     let start = Instant::now();
     let mut outcomes = Vec::new();
     for plan in &plans {
-        let cells: Vec<_> = plan.cells.iter().filter(|cell| wanted(cell, options)).collect();
+        let cells: Vec<_> = plan.cells.iter().filter(|cell| wanted(plan, cell, options)).collect();
         if cells.is_empty() {
             continue;
         }
-        let name = if plan.setting.name.is_empty() {
-            "base"
-        } else {
-            plan.setting.name
-        };
+        let name = world(plan);
         let folder = tempfile::tempdir()?;
         let cluster = Cluster::new(&plan.setting)?;
         let built = start.elapsed().as_secs_f64();
@@ -115,6 +120,7 @@ fn run(options: &Options) -> Result<bool> {
         );
         outcomes.extend(found);
         drop(proxies);
+        keep_logs(options, folder.path(), name)?;
     }
     ensure!(!outcomes.is_empty(), "no cell has this name or decision");
     let seconds = start.elapsed().as_secs_f64();
@@ -125,26 +131,59 @@ fn run(options: &Options) -> Result<bool> {
     Ok(outcomes.iter().all(|outcome| outcome.agrees))
 }
 
+/// What kube-proxy said, for a person who asks why.
+fn keep_logs(options: &Options, from: &Path, world: &str) -> Result<()> {
+    let to = options.report.join("logs");
+    std::fs::create_dir_all(&to)?;
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            std::fs::copy(&path, to.join(format!("{}-{world}-{name}", options.kind.name())))?;
+        }
+    }
+    Ok(())
+}
+
 /// Each rule once, in the first world that has it.
 fn run_mutants(options: &Options) -> Result<bool> {
     let mut done = BTreeSet::new();
     let mut missed = 0;
     for plan in &plans(options.kind.mode()) {
-        let cells: Vec<_> = plan.cells.iter().filter(|cell| wanted(cell, options)).collect();
+        let cells: Vec<_> = plan.cells.iter().filter(|cell| wanted(plan, cell, options)).collect();
         if cells.is_empty() {
             continue;
         }
         let folder = tempfile::tempdir()?;
         let cluster = Cluster::new(&plan.setting)?;
-        let mut proxies = Proxies::start(options.kind, &cluster, &plan.setting, &plan.services, folder.path())?;
+        let started = Proxies::start(options.kind, &cluster, &plan.setting, &plan.services, folder.path());
+        let mut proxies = match started {
+            Ok(proxies) => proxies,
+            Err(error) => {
+                println!("world {}: {error:#}", world(plan));
+                missed += 1;
+                continue;
+            }
+        };
         proxies.kill();
         if let Some(rules) = &options.rules {
             cluster.on_nodes(&format!("nft -f {}", rules.display()))?;
         }
-        for mutant in mutant::mutants(&cluster)? {
-            if !done.insert(mutant.clone()) {
-                continue;
-            }
+        let all = mutant::mutants(&cluster)?;
+        let new: Vec<_> = all.into_iter().filter(|mutant| done.insert(mutant.clone())).collect();
+        if new.is_empty() {
+            continue;
+        }
+        // What differs anyway tells nothing about a mutant.
+        let before = runner::run(plan, &cells, &cluster)?;
+        let agree: BTreeSet<_> = before
+            .iter()
+            .filter(|outcome| outcome.agrees)
+            .map(|outcome| &outcome.name)
+            .collect();
+        let cells: Vec<_> = cells.into_iter().filter(|cell| agree.contains(&cell.name)).collect();
+        println!("{} of {} cells agree without a mutant", cells.len(), before.len());
+        for mutant in new {
             let verdict = mutant::run(&mutant, plan, &cells, &cluster, &mut proxies)?;
             missed += usize::from(matches!(verdict, mutant::Verdict::NotCaught(_)));
             println!("mutant {mutant}: {verdict}");

@@ -23,7 +23,7 @@ pub(crate) struct Args {
     /// Instead of kube-ipvs: kube-proxy-ipvs, kube-proxy-iptables or kube-proxy-nftables, the real kube-proxy.
     #[arg(long, default_value = "kube-ipvs")]
     proxy: Kind,
-    /// Only cells whose name contains this, or that show this decision (T15).
+    /// Only cells whose name contains this, that show this decision (T15), or of this world (base).
     #[arg(long)]
     filter: Option<String>,
     /// Some hundred cells, of every group.

@@ -296,7 +296,7 @@ fn services(base: bool) -> Vec<Service> {
             ];
         });
         add("ranges-all", "ab", &|service| {
-            service.ranges = vec!["0.0.0.0/0", "::/0"]
+            service.ranges = vec!["0.0.0.0/0", "::/0"];
         });
         add("ranges-all-and-one", "ab", &|service| {
             service.ranges = vec!["0.0.0.0/0", "198.18.1.0/24", "::/0", "2001:db8:18:1::/64"];
@@ -323,16 +323,16 @@ fn services(base: bool) -> Vec<Service> {
         add("zone-etp-local", "hinted", &|service| service.external = Local);
         let older = add("claim-z-older", "a", &|_| {});
         add("claim-a-lb-younger", "b", &|service| {
-            service.load_balancer = Vip::Of(older)
+            service.load_balancer = Vip::Of(older);
         });
         add("claim-b-external-younger", "b", &|service| {
-            service.external_ip = Vip::Of(older)
+            service.external_ip = Vip::Of(older);
         });
         add("claim-c-cluster-ip", "b", &|service| {
             service.external_ip = Vip::ClusterIpOf(older);
         });
         add("foreign-proxy-mode", "ab", &|service| {
-            service.load_balancer = Vip::Proxy
+            service.load_balancer = Vip::Proxy;
         });
         add("foreign-proxy-name", "ab", &|service| {
             service.labels = vec!["service.kubernetes.io/service-proxy-name"];

@@ -164,11 +164,10 @@ impl Oracle<'_> {
             self.cite("T24");
             return Expectation::answer(ROUTER, self.untouched());
         }
-        if let Address::Node(_, which) = question.address {
-            if !self.node_port_answers(which) {
+        if let Address::Node(_, which) = question.address
+            && !self.node_port_answers(which) {
                 return Expectation::Refused;
             }
-        }
         if question.address == Address::External && matches!(service.external_ip, Vip::Node(..)) {
             self.cite("T18");
         }

@@ -277,11 +277,10 @@ impl Proxies {
             if served(Family::V4)? && served(Family::V6)? {
                 times += 1;
             }
-            if let Some(Running::Upstream(child)) = self.running.get_mut(&node) {
-                if let Some(status) = child.try_wait()? {
+            if let Some(Running::Upstream(child)) = self.running.get_mut(&node)
+                && let Some(status) = child.try_wait()? {
                     bail!("kube-proxy of {} ended ({status}):\n{}", node.name(), self.log(node));
                 }
-            }
             ensure!(
                 Instant::now() < deadline,
                 "{} does not serve {}; its log:\n{}",

@@ -21,7 +21,7 @@ use super::site::{Client, Node, NodeAddress};
 use crate::netns::Netns;
 
 /// How long a client waits for an answer that is promised.
-const PATIENCE: Duration = Duration::from_secs(6);
+const PATIENCE: Duration = Duration::from_millis(2500);
 /// How long silence lasts: one retransmission of TCP is in it.
 const SILENCE: Duration = Duration::from_millis(1500);
 /// Questions until each of several endpoints must have answered: one of four is missed once in ten million times.
@@ -29,7 +29,7 @@ const QUESTIONS: usize = 60;
 /// Questions of a cell with one possible answer, or none.
 const REPEATED: usize = 3;
 /// Questions on their way at a time, of each client.
-const AT_ONCE: usize = 12;
+const AT_ONCE: usize = 32;
 const AT_ONCE_SILENT: usize = 150;
 
 /// How a cell ended.
@@ -74,6 +74,8 @@ pub fn run(plan: &Plan, cells: &[&Cell], cluster: &Cluster) -> Result<Vec<Outcom
             .collect::<Vec<_>>()
     };
     let mut outcomes = runner.phase(&of(0), AT_ONCE)?;
+    let differ = outcomes.iter().filter(|outcome| !outcome.agrees).count();
+    eprintln!("  {} that expect an answer asked; {differ} differ", outcomes.len());
     runner.forget()?;
     let mut quiet = runner.phase(&of(1), AT_ONCE)?;
     cluster
@@ -82,6 +84,8 @@ pub fn run(plan: &Plan, cells: &[&Cell], cluster: &Cluster) -> Result<Vec<Outcom
     cluster.on_nodes(
         "sysctl -qw net.ipv4.icmp_ratelimit=1000 net.ipv6.icmp.ratelimit=1000 net.ipv4.icmp_msgs_per_sec=10000",
     )?;
+    let differ = outcomes.iter().chain(&quiet).filter(|outcome| !outcome.agrees).count();
+    eprintln!("  asked; {differ} differ; looking for packets that arrived at endpoints");
     runner.find_leaks(cells, &mut quiet)?;
     outcomes.extend(quiet);
     outcomes.sort_by(|a, b| a.name.cmp(&b.name));
