@@ -8,6 +8,7 @@ mod bench;
 mod cargo;
 mod ci;
 mod demo;
+mod matrix;
 mod test;
 
 use std::path::PathBuf;
@@ -37,13 +38,20 @@ enum Task {
     },
     /// Run every level of test that this machine can run.
     Test {
-        /// Only these levels: plain, kernel, control-plane. Default: all.
+        /// Only these levels: plain, kernel, control-plane, matrix. Default: all but matrix.
         #[arg(long, value_delimiter = ',')]
         level: Vec<test::Level>,
         #[command(flatten)]
         kernel: KernelArgs,
         /// Only tests whose names contain this.
         filter: Option<String>,
+    },
+    /// Ask thousands of questions about Services on a kernel with IPVS, and compare with what the API promises.
+    Matrix {
+        #[command(flatten)]
+        args: matrix::Args,
+        #[command(flatten)]
+        kernel: KernelArgs,
     },
     /// Format, lints, documentation.
     Ci,
@@ -100,6 +108,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Demo { control_plane, kernel } => demo::run(control_plane, kernel.kernel),
         Task::Test { level, kernel, filter } => test::run(&level, kernel.kernel, filter.as_deref()),
+        Task::Matrix { args, kernel } => matrix::run(&args, kernel.kernel),
         Task::Ci => ci::run(),
         Task::Bench {
             services,

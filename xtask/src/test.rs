@@ -20,6 +20,8 @@ pub(crate) enum Level {
     Kernel,
     /// On a kernel with IPVS, with a real API server.
     ControlPlane,
+    /// On a kernel with IPVS: the quick run of the connectivity matrix.
+    Matrix,
 }
 
 impl Level {
@@ -28,6 +30,7 @@ impl Level {
             Self::Plain => "plain",
             Self::Kernel => "kernel",
             Self::ControlPlane => "control-plane",
+            Self::Matrix => "matrix",
         }
     }
 }
@@ -40,9 +43,15 @@ struct Outcome {
 }
 
 pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) -> Result<ExitCode> {
-    let levels: Vec<_> = [Level::Plain, Level::Kernel, Level::ControlPlane]
+    let levels: Vec<_> = [Level::Plain, Level::Kernel, Level::ControlPlane, Level::Matrix]
         .into_iter()
-        .filter(|level| only.is_empty() || only.contains(level))
+        .filter(|level| {
+            if only.is_empty() {
+                *level != Level::Matrix
+            } else {
+                only.contains(level)
+            }
+        })
         .collect();
     tool::install(crate::GUEST_PACKAGES)?;
     let mut provider = None;
@@ -52,7 +61,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         let start = Instant::now();
         let result = match level {
             Level::Plain => plain(filter),
-            Level::Kernel | Level::ControlPlane => with_kernel(&mut provider, kernel, level, filter),
+            Level::Kernel | Level::ControlPlane | Level::Matrix => with_kernel(&mut provider, kernel, level, filter),
         };
         outcomes.push(Outcome {
             level,
@@ -109,10 +118,13 @@ fn with_kernel(
         None => provider.insert(Provider::for_tests(kernel, &cache())?),
     };
     println!("kernel: {provider}");
+    if level == Level::Matrix {
+        return crate::matrix::subset(provider, filter);
+    }
     let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
     let (test, environment) = match level {
         Level::ControlPlane => ("control_plane", vec![control_plane()?]),
-        Level::Plain | Level::Kernel => ("kernel", Vec::new()),
+        Level::Plain | Level::Kernel | Level::Matrix => ("kernel", Vec::new()),
     };
     let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
     on(provider, &program, &binary, environment, filter)

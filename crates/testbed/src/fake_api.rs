@@ -1,7 +1,7 @@
 //! A fake API server: lists, pages, streamed lists, watches with history and bookmarks, and faults on demand.
 //!
-//! It knows nothing of Kubernetes but what list and watch need: objects are JSON by collection and name. Of selectors
-//! only `metadata.name=…` is applied; the requests are kept, so that a test can look at them.
+//! It knows nothing of Kubernetes but what get, list and watch need: objects are JSON by collection and name, and the
+//! selectors that proxies send are applied to lists. The requests are kept, so that a test can look at them.
 
 #![allow(
     clippy::indexing_slicing,
@@ -270,7 +270,8 @@ async fn answer(
         _ => {}
     }
     if query.get("watch").map(String::as_str) != Some("true") {
-        return Ok(list(&lock(&state), &path, &query));
+        let state = lock(&state);
+        return Ok(one(&state, &path).unwrap_or_else(|| list(&state, &path, &query)));
     }
     let streamed = query.contains_key("sendInitialEvents");
     let from = query
@@ -287,9 +288,8 @@ async fn answer(
         }
     }
     let (sender, receiver) = mpsc::channel(16);
-    let name = selected_name(&query);
-    let place = Place { path, name };
-    tokio::spawn(stream(place, from, streamed, fault, state, changes.subscribe(), sender));
+    let watched = Watched { path, query, streamed };
+    tokio::spawn(stream(watched, from, fault, state, changes.subscribe(), sender));
     let frames = futures_stream(receiver);
     Ok(Response::new(BodyExt::boxed(StreamBody::new(frames))))
 }
@@ -309,14 +309,44 @@ fn futures_stream(
     })
 }
 
+/// The object of a path that ends with its name, of a collection without namespaces.
+fn one(state: &State, path: &str) -> Option<Response<Body>> {
+    let (collection, name) = path.rsplit_once('/')?;
+    let object = state.collections.get(collection)?.objects.get(name)?;
+    Some(whole(StatusCode::OK, object))
+}
+
+/// `fieldSelector` and `labelSelector`, of the forms that proxies send: `path=value`, `path!=value`, `key`, `!key`.
+fn selected(object: &Value, query: &BTreeMap<String, String>) -> bool {
+    let terms = |name: &str| {
+        query
+            .get(name)
+            .map_or("", String::as_str)
+            .split(',')
+            .filter(|term| !term.is_empty())
+    };
+    let field = |path: &str| {
+        let value = path.split('.').try_fold(object, |at, name| at.get(name));
+        value.and_then(Value::as_str).unwrap_or_default()
+    };
+    let by_field = terms("fieldSelector").all(|term| match term.split_once("!=") {
+        Some((path, value)) => field(path) != value,
+        None => term
+            .split_once('=')
+            .is_none_or(|(path, value)| field(path) == value.trim_start_matches('=')),
+    });
+    let labelled = |key: &str| object["metadata"]["labels"].get(key).is_some();
+    let by_label = terms("labelSelector").all(|term| match term.strip_prefix('!') {
+        Some(key) => !labelled(key),
+        None => term.contains('=') || labelled(term),
+    });
+    by_field && by_label
+}
+
 fn list(state: &State, path: &str, query: &BTreeMap<String, String>) -> Response<Body> {
     let empty = Collection::default();
-    let objects = &state.collections.get(path).unwrap_or(&empty).objects;
-    let name = selected_name(query);
-    let all: Vec<_> = objects
-        .values()
-        .filter(|object| selects(name.as_deref(), object))
-        .collect();
+    let objects = state.collections.get(path).unwrap_or(&empty).objects.values();
+    let all: Vec<_> = objects.filter(|object| selected(object, query)).collect();
     let number = |name: &str| query.get(name).and_then(|text| text.parse::<usize>().ok());
     let from = number("continue").unwrap_or(0);
     let page = number("limit").unwrap_or(usize::MAX);
@@ -333,34 +363,37 @@ fn list(state: &State, path: &str, query: &BTreeMap<String, String>) -> Response
     )
 }
 
-/// What a watch is about.
-struct Place {
+/// What a watch asked for.
+struct Watched {
     path: String,
-    name: Option<String>,
+    query: BTreeMap<String, String>,
+    streamed: bool,
 }
 
-/// The name that a field selector asks for.
-fn selected_name(query: &BTreeMap<String, String>) -> Option<String> {
-    let selector = query.get("fieldSelector")?;
-    selector.strip_prefix("metadata.name=").map(str::to_owned)
-}
-
-fn selects(name: Option<&str>, object: &Value) -> bool {
-    name.is_none_or(|name| object["metadata"]["name"] == name)
+impl Watched {
+    /// An object that only tells a version, of the kind that a client expects.
+    fn bookmark(&self, version: u64) -> Value {
+        let (api_version, kind) = match self.path.rsplit('/').next() {
+            Some("services") => ("v1", "Service"),
+            Some("nodes") => ("v1", "Node"),
+            Some("endpointslices") => ("discovery.k8s.io/v1", "EndpointSlice"),
+            Some("servicecidrs") => ("networking.k8s.io/v1", "ServiceCIDR"),
+            _ => ("v1", "x"),
+        };
+        json!({"apiVersion": api_version, "kind": kind, "metadata": {"resourceVersion": version.to_string()}})
+    }
 }
 
 /// Sends a watch's lines until its generation ends or nobody listens.
 async fn stream(
-    place: Place,
+    watched: Watched,
     from: u64,
-    streamed: bool,
     fault: Option<Fault>,
     state: Arc<Mutex<State>>,
     mut changes: watch::Receiver<u64>,
     sender: mpsc::Sender<Bytes>,
 ) {
-    let Place { path, name } = place;
-    let selected = |object: &Value| selects(name.as_deref(), object);
+    let Watched { path, query, streamed } = &watched;
     let generation = lock(&state).generation;
     let mut at = from;
     match &fault {
@@ -380,21 +413,22 @@ async fn stream(
         }
         _ => {}
     }
-    if streamed {
+    if *streamed {
         let (lines, version) = {
             let state = lock(&state);
             let objects = state
                 .collections
-                .get(&path)
-                .map(|place| place.objects.values().cloned().collect::<Vec<_>>());
+                .get(path)
+                .map(|place| place.objects.values().filter(|object| selected(object, query)))
+                .map(|objects| objects.cloned().collect::<Vec<_>>());
             (objects.unwrap_or_default(), state.version)
         };
-        for object in lines.into_iter().filter(selected) {
+        for object in lines {
             if sender.send(event("ADDED", &object)).await.is_err() {
                 return;
             }
         }
-        let mut bookmark = json!({"kind": "x", "metadata": {"resourceVersion": version.to_string()}});
+        let mut bookmark = watched.bookmark(version);
         if !matches!(fault, Some(Fault::PlainBookmark)) {
             bookmark["metadata"]["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
@@ -408,12 +442,12 @@ async fn stream(
             let state = lock(&state);
             let history = state
                 .collections
-                .get(&path)
+                .get(path)
                 .map(|place| place.history.as_slice())
                 .unwrap_or_default();
             let lines: Vec<_> = history
                 .iter()
-                .filter(|(version, _, object)| *version > at && selected(object))
+                .filter(|(version, _, object)| *version > at && selected(object, query))
                 .map(|(_, what, object)| event(what, object))
                 .collect();
             at = at.max(state.version);

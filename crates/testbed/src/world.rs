@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::link::link;
 use crate::netns::Netns;
-use crate::tool;
 
 /// Name of the node under test.
 pub const NODE: &str = "node-a";
@@ -111,7 +111,7 @@ impl World {
             ),
         ];
         for (far, name, near_addresses, far_addresses) in links {
-            link(node, far, name)?;
+            link(node, name, far, "eth0")?;
             let near: Vec<_> = near_addresses.split(' ').collect();
             for address in &near {
                 node.sh(&format!("ip addr add {address} dev {name} nodad"))?;
@@ -142,7 +142,7 @@ impl World {
     }
 
     fn add_pod(&self, pod: &Netns, name: &str, v4: &str, v6: &str) -> Result<()> {
-        link(&self.node, pod, name)?;
+        link(&self.node, name, pod, "eth0")?;
         for line in [
             format!("ip addr add 10.244.1.1/32 dev {name}"),
             format!("ip addr add fe80::1/64 dev {name} nodad"),
@@ -162,17 +162,6 @@ impl World {
         }
         Ok(())
     }
-}
-
-/// A pair of interfaces: `name` here, `eth0` there, both up.
-fn link(near: &Netns, far: &Netns, name: &str) -> Result<()> {
-    near.run(|| {
-        tool::sh(&format!("ip link add {name} type veth peer name {name}-far"))?;
-        far.take_interface(&format!("{name}-far"))?;
-        tool::sh(&format!("ip link set {name} up"))
-    })?;
-    far.sh("sysctl -qw net.ipv6.conf.default.accept_dad=0")?;
-    far.sh(&format!("ip link set {name}-far name eth0 up")).map(drop)
 }
 
 /// Answers on all ports of a pod with its name and who asked.

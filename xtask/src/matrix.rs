@@ -1,0 +1,97 @@
+//! The connectivity matrix on a kernel with IPVS: every question beside its promise, in a table.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use testbed::daemon::BINARY;
+use testbed::kernel::{Job, Name, Provider};
+use testbed::matrix::proxy::Kind;
+use testbed::{control_plane, tool};
+
+use crate::cargo::{cache, executable, root};
+
+/// What the proxies and the worlds need beside the guest's packages.
+const PACKAGES: &[(&str, &str)] = &[("iptables", "iptables"), ("ipset", "ipset"), ("conntrack", "conntrack")];
+
+/// What is asked, of whom.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Mode of kube-ipvs: ipvs or iptables.
+    #[arg(long, default_value = "ipvs", value_parser = ["ipvs", "iptables"])]
+    mode: String,
+    /// Instead of kube-ipvs: kube-proxy-ipvs, kube-proxy-iptables or kube-proxy-nftables, the real kube-proxy.
+    #[arg(long, default_value = "kube-ipvs")]
+    proxy: Kind,
+    /// Only cells whose name contains this, that show this decision (T15), or of this world (base).
+    #[arg(long)]
+    filter: Option<String>,
+    /// Some hundred cells, of every group.
+    #[arg(long)]
+    subset: bool,
+    /// Delete each rule of kube-ipvs in turn and see that a cell tells.
+    #[arg(long)]
+    mutants: bool,
+}
+
+/// The command of the guest, and what it finds by its environment.
+pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
+    let provider = Provider::for_tests(kernel, &cache())?;
+    println!("kernel: {provider}");
+    Ok(match guest(args, &provider)? {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+/// The quick run, as a level of `cargo xtask test`.
+pub(crate) fn subset(provider: &Provider, filter: Option<&str>) -> Result<String> {
+    let args = Args {
+        mode: "ipvs".to_owned(),
+        proxy: "kube-ipvs".parse().map_err(anyhow::Error::msg)?,
+        filter: filter.map(str::to_owned),
+        subset: true,
+        mutants: false,
+    };
+    match guest(&args, provider)? {
+        0 => Ok(format!("the subset on {provider}; table in target/matrix")),
+        status => bail!("the matrix ended with status {status}"),
+    }
+}
+
+fn guest(args: &Args, provider: &Provider) -> Result<i32> {
+    tool::install(crate::GUEST_PACKAGES)?;
+    tool::install(PACKAGES)?;
+    let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", "matrix"])?;
+    let mut job = Job::new(vec![program.to_string_lossy().into_owned()], root());
+    // The table of groups and proxies is made of whole runs.
+    let whole = args.filter.is_none() && !args.subset;
+    let report = root().join(if whole { "target/matrix" } else { "target/matrix/part" });
+    job.command
+        .extend(["--report".to_owned(), report.to_string_lossy().into_owned()]);
+    job.command.extend(["--proxy".to_owned(), args.proxy.name().to_owned()]);
+    if let Kind::KubeIpvs(_) = args.proxy {
+        let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
+        job.environment
+            .push((BINARY.to_owned(), binary.to_string_lossy().into_owned()));
+        if args.mode == "iptables" {
+            job.command.push("--iptables".to_owned());
+        }
+    } else {
+        let program = control_plane::build(&root())?;
+        let variable = control_plane::PROGRAM.to_owned();
+        job.environment.push((variable, program.to_string_lossy().into_owned()));
+    }
+    if let Some(filter) = &args.filter {
+        job.command.extend(["--filter".to_owned(), filter.clone()]);
+    }
+    if args.subset {
+        job.command.push("--subset".to_owned());
+    }
+    if args.mutants {
+        job.command.push("--mutants".to_owned());
+    }
+    job.memory = 6144;
+    job.limit = Duration::from_secs(3600);
+    provider.run(&job)
+}
