@@ -44,7 +44,7 @@ pub struct Plan {
     pub cells: Vec<Cell>,
 }
 
-/// The last service of each world, which tells that a proxy has programmed all before it.
+/// The last service of each world: nobody asks it in a cell.
 pub const PROBE: &str = "zz-probe";
 /// Of about this many possible cells one is asked, in the base world and in others, beside those that pairs need.
 const KEPT: (u64, u64) = (3, 8);

@@ -165,9 +165,10 @@ impl Oracle<'_> {
             return Expectation::answer(ROUTER, self.untouched());
         }
         if let Address::Node(_, which) = question.address
-            && !self.node_port_answers(which) {
-                return Expectation::Refused;
-            }
+            && !self.node_port_answers(which)
+        {
+            return Expectation::Refused;
+        }
         if question.address == Address::External && matches!(service.external_ip, Vip::Node(..)) {
             self.cite("T18");
         }

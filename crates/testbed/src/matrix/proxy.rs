@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
@@ -14,10 +16,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
-use super::asker::{By, Came, ask};
 use super::cluster::Cluster;
 use super::question::Mode;
-use super::service::{Protocol, Service, nodes};
+use super::service::{Service, nodes};
 use super::setting::{Detector, NodePortAddresses, Setting};
 use super::site::{BRIDGE, CLUSTER_CIDR, Family, LINK_PREFIX, NODE_NETWORK, Node, router};
 use super::yaml;
@@ -132,10 +133,9 @@ impl Proxies {
             }
         }
         // kube-ipvs says itself when it serves.
-        let probe = services.last().context("no services")?;
-        for (node, netns) in &cluster.nodes {
-            if let Some(Running::Upstream(_)) = proxies.running.get(node) {
-                proxies.wait_until_serving(*node, netns, probe)?;
+        if !matches!(kind, Kind::KubeIpvs(_)) {
+            for (node, netns) in &cluster.nodes {
+                proxies.wait_until_synchronized(*node, netns)?;
             }
         }
         Ok(proxies)
@@ -261,35 +261,26 @@ impl Proxies {
         netns.spawn(command)
     }
 
-    /// Until the last service answers in both families from the node itself, again after a moment.
-    fn wait_until_serving(&mut self, node: Node, netns: &Netns, probe: &Service) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(180);
-        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let served = |family: Family| -> Result<bool> {
-            let to = (probe.cluster_ip(family), probe.port).into();
-            netns.run(|| {
-                let question = ask(By::Transport(Protocol::Tcp), to, Duration::from_secs(1));
-                Ok(matches!(runtime()?.block_on(question), Came::Answer(..)))
-            })
-        };
-        let mut times = 0;
-        while times < 3 {
-            if served(Family::V4)? && served(Family::V6)? {
-                times += 1;
-            }
+    /// Until it has synchronized both families, by its own metrics: in IPVS mode virtual servers answer long before the
+    /// rules stand.
+    fn wait_until_synchronized(&mut self, node: Node, netns: &Netns) -> Result<()> {
+        let deadline = Instant::now() + SYNCHRONIZED;
+        while netns.run(synchronizations).unwrap_or_default() < Family::ALL.len() {
             if let Some(Running::Upstream(child)) = self.running.get_mut(&node)
-                && let Some(status) = child.try_wait()? {
-                    bail!("kube-proxy of {} ended ({status}):\n{}", node.name(), self.log(node));
-                }
+                && let Some(status) = child.try_wait()?
+            {
+                bail!("kube-proxy of {} ended ({status}):\n{}", node.name(), self.log(node));
+            }
             ensure!(
                 Instant::now() < deadline,
-                "{} does not serve {}; its log:\n{}",
+                "{} does not serve; its log:\n{}",
                 node.name(),
-                probe.name,
                 self.log(node)
             );
             thread::sleep(Duration::from_millis(300));
         }
+        // What came while it synchronized for the first time is in the next one.
+        thread::sleep(Duration::from_secs(2));
         Ok(())
     }
 
@@ -310,6 +301,20 @@ impl Drop for Running {
     }
 }
 
+/// Families that kube-proxy has synchronized.
+fn synchronizations() -> Result<usize> {
+    let mut stream = TcpStream::connect(("127.0.0.1", METRICS_PORT))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let counts = text
+        .lines()
+        .filter(|line| line.starts_with("kubeproxy_sync_proxy_rules_duration_seconds_count"))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok());
+    Ok(counts.filter(|count| *count >= 1.0).count())
+}
+
 fn node_port_addresses(setting: &Setting) -> Vec<&'static str> {
     match setting.node_port_addresses {
         NodePortAddresses::All => Vec::new(),
@@ -319,6 +324,9 @@ fn node_port_addresses(setting: &Setting) -> Vec<&'static str> {
 }
 
 const API_PORT: u16 = 8001;
+const METRICS_PORT: u16 = 10249;
+/// Its IPVS mode executes a program for each element of an ipset.
+const SYNCHRONIZED: Duration = Duration::from_secs(900);
 
 /// The fake API server on a thread, in the router's namespace.
 struct Api {

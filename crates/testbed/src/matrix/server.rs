@@ -72,7 +72,10 @@ fn serve(place: &Place) -> Result<()> {
     let name = place.name.clone();
     match place.protocol {
         Protocol::Udp => {
-            let socket = UdpSocket::from(bound(place)?);
+            let socket = bound(place)?;
+            // A question lost here would be blamed on the proxy.
+            sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20)?;
+            let socket = UdpSocket::from(socket);
             tokio::spawn(serve_datagrams(tokio::net::UdpSocket::from_std(socket)?, name));
         }
         Protocol::Tcp | Protocol::Sctp => {
