@@ -94,7 +94,6 @@ fn place(number: u8) -> Place {
 fn element() -> impl Strategy<Value = (ElementKey, ElementValue)> {
     let verdict = |value| move |n: u8| (ElementKey::Place(SetName::Verdicts, place(n)), value);
     let range = prop::sample::select(vec!["10.0.0.0/8", "10.0.0.0/9", "0.0.0.0/0", "192.0.2.1/32"]);
-    let mark = |number: u8| u32::from(number) << 16;
     prop_oneof![
         (0..3_u8).prop_map(|n| (ElementKey::Place(SetName::Services, place(n)), ElementValue::There)),
         (0..2_u8).prop_map(verdict(ElementValue::Drop)),
@@ -105,18 +104,11 @@ fn element() -> impl Strategy<Value = (ElementKey, ElementValue)> {
                 ElementValue::There,
             )
         }),
-        (0..2_u8, 0..2_u8).prop_map(move |(n, to)| {
-            (
-                ElementKey::Place(SetName::Private, place(n)),
-                ElementValue::Mark(mark(to)),
-            )
-        }),
         (0..2_u8, 0..2_u8).prop_map(|(n, to)| {
             let to = SocketAddr::new(ip(false, to), 80);
             (ElementKey::Place(SetName::Redirects, place(n)), ElementValue::To(to))
         }),
         (0..2_u8).prop_map(|n| (ElementKey::Hairpin(place(n)), ElementValue::There)),
-        (0..2_u8).prop_map(move |n| (ElementKey::Mark(Family::Ip, mark(n)), ElementValue::There)),
         (0..2_u8).prop_map(|n| (ElementKey::HealthPort(Family::Ip, n.into()), ElementValue::There)),
         any::<bool>().prop_map(|v6| (ElementKey::Vip(ip(v6, 1)), ElementValue::There)),
     ]

@@ -198,7 +198,8 @@ fn everything(family: Family) -> Vec<Command> {
             vec![
                 Statement::From(Is::Not, Interface::Prefix("veth".into())),
                 Statement::SaddrWithin(Is::Not, range(family, 24)),
-                Statement::MarkMap(place(), "marks".into()),
+                Statement::CtDnat,
+                Statement::Verdict(Verdict::Return),
             ],
         ),
         rule(

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use dataplane::element::Place;
 use dataplane::kernel::PresentServer;
 use dataplane::{Kernel, KernelBroken, Op, OpError, Snapshot};
 use ipvs::VirtualServer;
@@ -36,10 +35,6 @@ impl<K: Kernel> Kernel for DryRun<K> {
             .map_or_else(|| Ok(Snapshot::default()), Kernel::read)
     }
 
-    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken> {
-        self.inner.as_mut().map_or_else(|| Ok(Vec::new()), Kernel::marks)
-    }
-
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {
         self.inner
             .as_mut()
@@ -60,10 +55,6 @@ impl<K: Kernel> Kernel for DryRun<K> {
 
 impl Kernel for Nowhere {
     fn read(&mut self) -> Result<Snapshot, KernelBroken> {
-        match *self {}
-    }
-
-    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken> {
         match *self {}
     }
 

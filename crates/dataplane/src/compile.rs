@@ -6,9 +6,9 @@ use ipvs::{
     Flags, Persistence, Protocol, RealServer, RealServerConfig, SchedulerName, VirtualServer, VirtualServerConfig,
 };
 use nftables::Family;
-use service_model::{Frontend, Insiders, Masquerade, ObjectName, Program, Refusal, Scheduler, Target};
+use service_model::{AddressKind, Frontend, Masquerade, ObjectName, Program, Refusal, Scheduler, Target};
 
-use crate::element::{ElementKey, ElementValue, Place, SetName, family_of};
+use crate::element::{ElementKey, ElementValue, Place, SetName};
 
 /// Weight of an endpoint that takes new connections. Upstream's value: the same for all.
 const WEIGHT: u16 = 1;
@@ -57,22 +57,12 @@ pub struct Objects {
     pub elements: Vec<(ElementKey, ElementValue)>,
 }
 
-/// A service's objects. `mark` gives a place its private virtual server's mark, where there is one left.
-pub fn compile(program: &Program, mut mark: impl FnMut(Place) -> Option<u32>) -> Objects {
+/// A service's objects.
+pub fn compile(program: &Program) -> Objects {
     let mut objects = Objects::default();
     for frontend in &program.frontends {
-        objects.servers.push(virtual_server(
-            frontend,
-            VirtualServer::Address {
-                address: frontend.key.address,
-                port: frontend.key.port,
-                protocol: protocol(frontend.key.protocol),
-            },
-            (!frontend.node_address).then_some(frontend.key.address),
-            &frontend.endpoints,
-        ));
+        objects.servers.push(virtual_server(frontend));
         policy(frontend, &mut objects.elements);
-        short_circuit(frontend, &mut objects, &mut mark);
     }
     if let Some(check) = program.health_check {
         let port = |family| (ElementKey::HealthPort(family, check.port), ElementValue::There);
@@ -99,6 +89,9 @@ fn policy(frontend: &Frontend, elements: &mut Vec<(ElementKey, ElementValue)>) {
     if !frontend.node_address {
         there(ElementKey::Vip(at.address));
     }
+    if frontend.kind == AddressKind::Insiders {
+        there(ElementKey::Place(SetName::Insiders, at));
+    }
     match frontend.masquerade {
         Masquerade::Never => {}
         Masquerade::Outsiders => there(ElementKey::Place(SetName::ClusterIps, at)),
@@ -119,6 +112,12 @@ fn policy(frontend: &Frontend, elements: &mut Vec<(ElementKey, ElementValue)>) {
             .iter()
             .for_each(|range| there(ElementKey::Source(at, *range)));
     }
+    if let Some(to) = frontend.insiders {
+        elements.extend([
+            (ElementKey::Place(SetName::Redirected, at), ElementValue::There),
+            (ElementKey::Place(SetName::Redirects, at), ElementValue::To(to)),
+        ]);
+    }
     if frontend.endpoints.is_empty() {
         let verdict = match frontend.refusal {
             Refusal::Drop => ElementValue::Drop,
@@ -137,35 +136,12 @@ fn hairpin(target: &Target, protocol: Protocol) -> Option<ElementKey> {
     }))
 }
 
-/// T2.
-fn short_circuit(frontend: &Frontend, objects: &mut Objects, mark: &mut impl FnMut(Place) -> Option<u32>) {
-    let at = place(frontend);
-    match &frontend.insiders {
-        None => {}
-        Some(Insiders::Redirect(to)) => objects.elements.extend([
-            (ElementKey::Place(SetName::Redirects, at), ElementValue::To(*to)),
-            (ElementKey::Place(SetName::Redirected, at), ElementValue::There),
-        ]),
-        Some(Insiders::Endpoints(endpoints)) => {
-            let Some(mark) = mark(at) else { return };
-            let table = family_of(at.address);
-            objects.elements.extend([
-                (ElementKey::Place(SetName::Private, at), ElementValue::Mark(mark)),
-                (ElementKey::Mark(table, mark), ElementValue::There),
-            ]);
-            let local = endpoints.iter().filter_map(|target| hairpin(target, at.protocol));
-            objects.elements.extend(local.map(|key| (key, ElementValue::There)));
-            let family = match table {
-                Family::Ip => ipvs::Family::V4,
-                Family::Ip6 => ipvs::Family::V6,
-            };
-            let server = VirtualServer::Mark { mark, family };
-            objects.servers.push(virtual_server(frontend, server, None, endpoints));
-        }
-    }
-}
-
-fn virtual_server(frontend: &Frontend, server: VirtualServer, vip: Option<IpAddr>, endpoints: &[Target]) -> Compiled {
+fn virtual_server(frontend: &Frontend) -> Compiled {
+    let Place {
+        address,
+        port,
+        protocol,
+    } = place(frontend);
     let real = |target: &Target| {
         let real = RealServer {
             address: target.address,
@@ -173,17 +149,21 @@ fn virtual_server(frontend: &Frontend, server: VirtualServer, vip: Option<IpAddr
         (real, RealServerConfig::masquerade(WEIGHT))
     };
     Compiled {
-        server,
+        server: VirtualServer::Address {
+            address,
+            port,
+            protocol,
+        },
         config: VirtualServerConfig {
             scheduler: scheduler_name(frontend.scheduler),
             flags: scheduler_flags(frontend.scheduler),
             persistence: frontend.affinity.map(|timeout| Persistence {
                 timeout,
-                prefix_len: if frontend.key.address.is_ipv4() { 32 } else { 128 },
+                prefix_len: if address.is_ipv4() { 32 } else { 128 },
             }),
         },
-        vip,
-        real_servers: endpoints.iter().map(real).collect(),
+        vip: (!frontend.node_address).then_some(address),
+        real_servers: frontend.endpoints.iter().map(real).collect(),
     }
 }
 

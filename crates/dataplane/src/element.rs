@@ -39,10 +39,8 @@ pub enum SetName {
     Redirects,
     /// The keys of `Redirects`: a map cannot be asked for its keys alone before Linux 6.5.
     Redirected,
-    /// Places → mark of a private virtual server, for insiders (T2).
-    Private,
-    /// The marks in `Private`.
-    PrivateMarks,
+    /// Places that redirects alone lead to (T2).
+    Insiders,
     /// Places with source ranges (T15).
     Restricted,
     /// Places whose source ranges leave the node itself out (T15).
@@ -62,8 +60,6 @@ pub enum ElementKey {
     Vip(IpAddr),
     /// Of `hairpin`: the endpoint, which is source as well.
     Hairpin(Place),
-    /// Of `private-marks`.
-    Mark(Family, u32),
     /// Of `sources`.
     Source(Place, IpNet),
     /// Of `health-ports`.
@@ -81,8 +77,6 @@ pub enum ElementValue {
     Refuse,
     /// Another destination.
     To(SocketAddr),
-    /// A mark.
-    Mark(u32),
     /// Something that we never write.
     Unknown,
 }
@@ -92,7 +86,7 @@ pub(crate) const REFUSE: &str = "refuse";
 
 impl SetName {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 13] = [
         Self::Services,
         Self::Vips,
         Self::Verdicts,
@@ -101,8 +95,7 @@ impl SetName {
         Self::Hairpin,
         Self::Redirects,
         Self::Redirected,
-        Self::Private,
-        Self::PrivateMarks,
+        Self::Insiders,
         Self::Restricted,
         Self::RestrictedNode,
         Self::Sources,
@@ -120,8 +113,7 @@ impl SetName {
             Self::Hairpin => "hairpin",
             Self::Redirects => "redirects",
             Self::Redirected => "redirected",
-            Self::Private => "private",
-            Self::PrivateMarks => "private-marks",
+            Self::Insiders => "insiders",
             Self::Restricted => "restricted",
             Self::RestrictedNode => "restricted-node",
             Self::Sources => "sources",
@@ -139,14 +131,12 @@ impl SetName {
         let key = match self {
             Self::Vips => vec![address],
             Self::Hairpin | Self::Sources => vec![address, proto, port, address],
-            Self::PrivateMarks => vec![DataType::Mark],
             Self::HealthPorts => vec![port],
             _ => vec![address, proto, port],
         };
         let data = match self {
             Self::Verdicts => SetData::Verdict,
             Self::Redirects => SetData::Values(vec![address, port]),
-            Self::Private => SetData::Values(vec![DataType::Mark]),
             _ => SetData::None,
         };
         Set {
@@ -166,7 +156,6 @@ impl ElementKey {
             Self::Place(set, _) => *set,
             Self::Vip(_) => SetName::Vips,
             Self::Hairpin(_) => SetName::Hairpin,
-            Self::Mark(..) => SetName::PrivateMarks,
             Self::Source(..) => SetName::Sources,
             Self::HealthPort(..) => SetName::HealthPorts,
         }
@@ -175,7 +164,7 @@ impl ElementKey {
     /// The table that it is in.
     pub fn family(&self) -> Family {
         let address = match self {
-            Self::Mark(family, _) | Self::HealthPort(family, _) => return *family,
+            Self::HealthPort(family, _) => return *family,
             Self::Place(_, place) | Self::Hairpin(place) | Self::Source(place, _) => place.address,
             Self::Vip(address) => *address,
         };
@@ -186,7 +175,7 @@ impl ElementKey {
     pub fn place(&self) -> Option<Place> {
         match self {
             Self::Place(_, place) | Self::Source(place, _) => Some(*place),
-            Self::Vip(_) | Self::Hairpin(_) | Self::Mark(..) | Self::HealthPort(..) => None,
+            Self::Vip(_) | Self::Hairpin(_) | Self::HealthPort(..) => None,
         }
     }
 
@@ -200,7 +189,6 @@ impl ElementKey {
             Self::Place(_, at) => (place(at), None),
             Self::Vip(address) => (vec![Value::Ip(*address)], None),
             Self::Hairpin(at) => ([place(at), vec![Value::Ip(at.address)]].concat(), None),
-            Self::Mark(_, mark) => (vec![Value::Mark(*mark)], None),
             Self::Source(at, range) => (
                 [place(at), vec![Value::Ip(range.network())]].concat(),
                 Some([place(at), vec![Value::Ip(range.broadcast())]].concat()),
@@ -212,7 +200,6 @@ impl ElementKey {
             ElementValue::Drop => ElementData::Verdict(Verdict::Drop),
             ElementValue::Refuse => ElementData::Verdict(Verdict::Goto(REFUSE.to_owned())),
             ElementValue::To(to) => ElementData::Values(vec![Value::Ip(to.ip()), Value::Port(to.port())]),
-            ElementValue::Mark(mark) => ElementData::Values(vec![Value::Mark(mark)]),
         };
         nftables::Element {
             key,
@@ -246,7 +233,6 @@ impl ElementKey {
                 };
                 Self::Source(place(*to, *number, *port)?, range(*first, last)?)
             }
-            (SetName::PrivateMarks, [Value::Mark(mark)]) => Self::Mark(family, *mark),
             (SetName::HealthPorts, [Value::Port(port)]) => Self::HealthPort(family, *port),
             (_, [Value::Ip(address), Value::Proto(number), Value::Port(port)]) => {
                 Self::Place(set, place(*address, *number, *port)?)
@@ -259,7 +245,6 @@ impl ElementKey {
             ElementData::Verdict(Verdict::Goto(chain)) if chain == REFUSE => ElementValue::Refuse,
             ElementData::Values(values) => match values.as_slice() {
                 [Value::Ip(to), Value::Port(port)] => ElementValue::To(SocketAddr::new(*to, *port)),
-                [Value::Mark(mark)] => ElementValue::Mark(*mark),
                 _ => ElementValue::Unknown,
             },
             ElementData::Verdict(_) => ElementValue::Unknown,
@@ -357,12 +342,6 @@ mod tests {
             To(to),
             "10.96.0.1 . tcp . 80 : 10.96.0.9 . 8080",
         );
-        check(
-            ElementKey::Place(SetName::Private, v4),
-            Mark(0x1_0000),
-            "10.96.0.1 . tcp . 80 : 0x00010000",
-        );
-        check(ElementKey::Mark(Family::Ip6, 0x1_0000), There, "0x00010000");
         check(ElementKey::Vip(v6.address), There, "fd00::1");
         check(ElementKey::Hairpin(v4), There, "10.96.0.1 . tcp . 80 . 10.96.0.1");
         check(ElementKey::HealthPort(Family::Ip, 30000), There, "30000");

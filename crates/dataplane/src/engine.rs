@@ -8,7 +8,6 @@ use crate::commit::{Report, commit};
 use crate::compile::{compile, priority};
 use crate::kernel::{Kernel, KernelBroken};
 use crate::ledger::Ledger;
-use crate::mark::Marks;
 use crate::plan::Plan;
 use crate::rules::Rules;
 
@@ -42,7 +41,6 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct DataPlane<K> {
     ledger: Ledger,
-    marks: Option<Marks>,
     masquerade_bit: u8,
     kernel: K,
 }
@@ -52,7 +50,6 @@ impl<K: Kernel> DataPlane<K> {
     pub fn new(kernel: K, settings: Settings) -> Self {
         let mut plane = Self {
             ledger: Ledger::new(settings.with_addresses),
-            marks: None,
             masquerade_bit: settings.masquerade_bit,
             kernel,
         };
@@ -87,17 +84,7 @@ impl<K: Kernel> DataPlane<K> {
 
     /// What one service is to be from now on. Nothing is written yet.
     pub fn want(&mut self, service: &ObjectName, program: &Program) {
-        let (marks, kernel) = (&mut self.marks, &mut self.kernel);
-        let objects = compile(program, |place| {
-            // Asked for once, and only where there is such a place. A kernel that cannot be asked now is adopted anew
-            // anyhow, and the marks that it has are then replaced.
-            let marks = marks.get_or_insert_with(|| {
-                let mut marks = Marks::default();
-                marks.learn(kernel.marks().unwrap_or_default());
-                marks
-            });
-            marks.get(place)
-        });
+        let objects = compile(program);
         self.ledger.want(service, priority(service, program), &objects);
     }
 

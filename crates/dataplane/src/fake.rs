@@ -10,7 +10,7 @@ use nftables::Family;
 use service_model::Scheduler;
 
 use crate::compile::scheduler_name;
-use crate::element::{ElementKey, ElementValue, Place, SetName};
+use crate::element::{ElementKey, ElementValue};
 use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot};
 use crate::plan::{Op, PolicyCommand};
 
@@ -161,16 +161,6 @@ impl FakeKernel {
 impl Kernel for FakeKernel {
     fn read(&mut self) -> Result<Snapshot, KernelBroken> {
         Ok(self.tables())
-    }
-
-    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken> {
-        let elements = self.policies.values().flat_map(|table| &table.elements);
-        Ok(elements
-            .filter_map(|(key, value)| match (key, value) {
-                (ElementKey::Place(SetName::Private, place), ElementValue::Mark(mark)) => Some((*place, *mark)),
-                _ => None,
-            })
-            .collect())
     }
 
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {

@@ -8,7 +8,7 @@ use ipvs::{RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
 use nftables::Family;
 use rustc_hash::FxHashSet;
 
-use crate::element::{ElementKey, ElementValue, Place, SetName};
+use crate::element::{ElementKey, ElementValue, SetName};
 use crate::plan::Op;
 
 /// A kernel that can be read and changed: the live one, the fake one, or one that only prints.
@@ -18,12 +18,6 @@ pub trait Kernel {
     /// # Errors
     /// Where the kernel cannot be asked.
     fn read(&mut self) -> Result<Snapshot, KernelBroken>;
-
-    /// The marks of private virtual servers in the policy tables; none where there is no such table.
-    ///
-    /// # Errors
-    /// Where the kernel cannot be asked.
-    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken>;
 
     /// One virtual server with its real servers; `None` where there is none.
     ///
@@ -73,13 +67,6 @@ impl Snapshot {
                     address: place.address,
                     port: place.port,
                     protocol: place.protocol,
-                }),
-                ElementKey::Mark(family, mark) => Some(VirtualServer::Mark {
-                    mark,
-                    family: match family {
-                        Family::Ip => ipvs::Family::V4,
-                        Family::Ip6 => ipvs::Family::V6,
-                    },
                 }),
                 _ => None,
             })

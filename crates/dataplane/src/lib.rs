@@ -15,7 +15,6 @@ pub mod fake;
 pub mod kernel;
 pub mod ledger;
 pub mod live;
-mod mark;
 pub mod plan;
 mod policy_ledger;
 pub mod rules;

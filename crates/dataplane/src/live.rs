@@ -7,7 +7,7 @@ use ipvs::{Command, Counters, Ipvs, RealServerConfig, VipCommand, Vips, VirtualS
 use nftables::{Family, Nftables};
 use rustc_hash::FxHashMap;
 
-use crate::element::{ElementKey, ElementValue, Place, SetName};
+use crate::element::{ElementKey, ElementValue, SetName};
 use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot};
 use crate::plan::{Op, PolicyCommand};
 use crate::rules;
@@ -181,18 +181,6 @@ impl Kernel for LiveKernel {
             addresses,
             tables,
         })
-    }
-
-    fn marks(&mut self) -> Result<Vec<(Place, u32)>, KernelBroken> {
-        let mut marks = Vec::new();
-        for family in [Family::Ip, Family::Ip6] {
-            let elements = self.elements(family, SetName::Private)?;
-            marks.extend(elements.into_iter().filter_map(|(key, value)| match value {
-                ElementValue::Mark(mark) => Some((key.place()?, mark)),
-                _ => None,
-            }));
-        }
-        Ok(marks)
     }
 
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {

@@ -53,10 +53,6 @@ fn is(source: &Source, is: Is) -> Statement {
     }
 }
 
-fn marked_private() -> Statement {
-    Statement::In(vec![Field::Mark], SetName::PrivateMarks.as_str().to_owned())
-}
-
 const RETURN: Statement = Statement::Verdict(Verdict::Return);
 
 impl Rules {
@@ -167,12 +163,6 @@ impl Rules {
                 far.extend([at(SetName::Redirected), Statement::MarkOr(self.bit())]);
                 list.add("T2 masquerade pods of other nodes", "pre", far);
             }
-            let private = Statement::MarkMap(place(), SetName::Private.as_str().to_owned());
-            list.add(
-                "T2 private virtual server",
-                "pre",
-                [new(), is(insiders, Is::So), private],
-            );
             list.add("T2 short circuit", "pre-nat", [is(insiders, Is::So), redirect()]);
         }
         list.add(
@@ -189,7 +179,13 @@ impl Rules {
 
     fn input(&self, list: &mut List) {
         let new = || Statement::CtNew;
-        list.add("T2 private virtual server", "in", [new(), marked_private(), RETURN]);
+        let at_insiders = || vec![new(), at(SetName::Insiders)];
+        list.add(
+            "T2 sent there",
+            "in",
+            [vec![Statement::CtDnat], at_insiders(), vec![RETURN]].concat(),
+        );
+        list.add("T6 nobody else", "in", [at_insiders(), vec![refuse()]].concat());
         list.add("T1 T4 T5 verdicts", "in", [new(), verdicts()]);
         list.add("ours", "in", [new(), at(SetName::Services), RETURN]);
         list.add(
@@ -202,11 +198,7 @@ impl Rules {
                 RETURN,
             ],
         );
-        list.add(
-            "T6 undefined ports",
-            "in",
-            [new(), to_vip(), Statement::Verdict(Verdict::Goto(REFUSE.to_owned()))],
-        );
+        list.add("T6 undefined ports", "in", [new(), to_vip(), refuse()]);
     }
 
     /// What this node itself sends. IPVS sends what it has scheduled through this hook again, hence the source.
@@ -227,8 +219,6 @@ impl Rules {
             "out",
             vec![at(SetName::Services), Statement::MarkOr(self.bit())],
         );
-        let private = Statement::MarkMap(place(), SetName::Private.as_str().to_owned());
-        add(list, "T2 private virtual server", "out", vec![private]);
         add(list, "T2 short circuit", "out-nat", vec![redirect()]);
         add(
             list,
@@ -242,41 +232,23 @@ impl Rules {
             "out-nat",
             vec![to_vip(), Statement::DnatToItself],
         );
+        let at_insiders = || vec![at(SetName::Insiders)];
         add(
             list,
-            "T2 private virtual server",
+            "T2 sent there",
             "out-verdict",
-            vec![marked_private(), RETURN],
+            [vec![Statement::CtDnat], at_insiders(), vec![RETURN]].concat(),
+        );
+        add(
+            list,
+            "T6 nobody else",
+            "out-verdict",
+            [at_insiders(), vec![refuse()]].concat(),
         );
         add(list, "T1 T4 T5 verdicts", "out-verdict", vec![verdicts()]);
     }
 
     fn postrouting(&self, list: &mut List) {
-        let clear = || Statement::MarkAnd(0);
-        let keep = |list: &mut List, who: Option<Statement>| {
-            let rest = who.into_iter().chain([clear(), RETURN]);
-            list.add(
-                "T2 own pods keep their address",
-                "post",
-                [marked_private()].into_iter().chain(rest),
-            );
-        };
-        let masquerade = |list: &mut List, who: Option<Statement>| {
-            let rest = who.into_iter().chain([clear(), Statement::Masquerade]);
-            list.add("T2 masquerade", "post", [marked_private()].into_iter().chain(rest));
-        };
-        match &self.local.own_pods {
-            Some(own @ Source::Within(_)) => {
-                keep(list, Some(is(own, Is::So)));
-                masquerade(list, None);
-            }
-            // The interface that a packet came in by is not known here; who did not come in is this node.
-            Some(Source::Interface(_) | Source::InterfacePrefix(_)) => {
-                masquerade(list, Some(Statement::SourceLocal(Is::So)));
-                keep(list, None);
-            }
-            None => masquerade(list, None),
-        }
         let marked = Statement::MarkIs {
             mask: self.bit(),
             value: self.bit(),
@@ -307,6 +279,10 @@ impl Rules {
         }
         text
     }
+}
+
+fn refuse() -> Statement {
+    Statement::Verdict(Verdict::Goto(REFUSE.to_owned()))
 }
 
 fn redirect() -> Statement {

@@ -254,14 +254,8 @@ impl Expressions<'_> {
 
     fn statement(&mut self, statement: &Statement) {
         match statement {
-            Statement::CtNew => {
-                self.add("ct", |buffer| {
-                    put_be32(buffer, NFTA_CT_KEY, NFT_CT_STATE);
-                    put_be32(buffer, NFTA_CT_DREG, FIRST);
-                });
-                self.bitwise(&NF_CT_STATE_NEW.to_ne_bytes(), &[0; 4]);
-                self.compare(NFT_CMP_NEQ, &[0; 4]);
-            }
+            Statement::CtNew => self.connection(NFT_CT_STATE, NF_CT_STATE_NEW),
+            Statement::CtDnat => self.connection(NFT_CT_STATUS, IPS_DST_NAT),
             Statement::SourceLocal(is) => self.fib_local(NFTA_FIB_F_SADDR, *is),
             Statement::DestinationLocal(is) => self.fib_local(NFTA_FIB_F_DADDR, *is),
             Statement::In(fields, set) => self.look_up(fields, set, 0, None),
@@ -297,10 +291,6 @@ impl Expressions<'_> {
             }
             Statement::MarkOr(bits) => self.change_mark(!bits, *bits),
             Statement::MarkAnd(bits) => self.change_mark(*bits, 0),
-            Statement::MarkMap(fields, map) => {
-                self.look_up(fields, map, 0, Some(FIRST));
-                self.set_mark();
-            }
             Statement::VerdictMap(fields, map) => self.look_up(fields, map, 0, Some(NFT_REG_VERDICT)),
             Statement::DnatMap(fields, map) => {
                 self.look_up(fields, map, 0, Some(FIRST));
@@ -382,6 +372,16 @@ impl Expressions<'_> {
             put_be32(buffer, NFTA_META_KEY, key);
             put_be32(buffer, NFTA_META_DREG, register);
         });
+    }
+
+    /// A field of the connection has a bit.
+    fn connection(&mut self, key: u32, bit: u32) {
+        self.add("ct", |buffer| {
+            put_be32(buffer, NFTA_CT_KEY, key);
+            put_be32(buffer, NFTA_CT_DREG, FIRST);
+        });
+        self.bitwise(&bit.to_ne_bytes(), &[0; 4]);
+        self.compare(NFT_CMP_NEQ, &[0; 4]);
     }
 
     fn fib_local(&mut self, flags: u32, is: Is) {

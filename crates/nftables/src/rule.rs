@@ -90,6 +90,8 @@ pub enum Field {
 pub enum Statement {
     /// The connection is new.
     CtNew,
+    /// NAT gave the connection another destination.
+    CtDnat,
     /// The source address is one of this host, or is not.
     SourceLocal(Is),
     /// The destination address is one of this host, or is not.
@@ -115,8 +117,6 @@ pub enum Statement {
     MarkOr(u32),
     /// Keeps these bits of the mark alone.
     MarkAnd(u32),
-    /// Sets the whole mark, by a map of marks; on where it says nothing.
-    MarkMap(Vec<Field>, String),
     /// Goes where a verdict map says; on where it says nothing.
     VerdictMap(Vec<Field>, String),
     /// New destination address and port, by a map of an address and a port.
@@ -175,6 +175,7 @@ impl Statement {
             |fields: &[Field]| concatenated(&fields.iter().map(|field| field.text(family)).collect::<Vec<_>>());
         match self {
             Self::CtNew => "ct state new".to_owned(),
+            Self::CtDnat => "ct status dnat".to_owned(),
             Self::SourceLocal(is) => format!("fib saddr type {}local", is.operator()),
             Self::DestinationLocal(is) => format!("fib daddr type {}local", is.operator()),
             Self::In(of, set) => format!("{} @{set}", fields(of)),
@@ -185,7 +186,6 @@ impl Statement {
             Self::MarkIs { mask, value } => format!("meta mark & {mask:#010x} == {value:#010x}"),
             Self::MarkOr(bits) => format!("meta mark set meta mark | {bits:#010x}"),
             Self::MarkAnd(bits) => format!("meta mark set meta mark & {bits:#010x}"),
-            Self::MarkMap(of, map) => format!("meta mark set {} map @{map}", fields(of)),
             Self::VerdictMap(of, map) => format!("{} vmap @{map}", fields(of)),
             Self::DnatMap(of, map) => format!("dnat {family} to {} map @{map}", fields(of)),
             Self::DnatToItself => format!("dnat {family} to {family} daddr"),

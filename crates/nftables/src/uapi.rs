@@ -114,6 +114,9 @@ pub(crate) const NFT_META_L4PROTO: u32 = 16;
 pub(crate) const NFTA_CT_DREG: u16 = 1;
 pub(crate) const NFTA_CT_KEY: u16 = 2;
 pub(crate) const NFT_CT_STATE: u32 = 0;
+pub(crate) const NFT_CT_STATUS: u32 = 2;
+/// linux/netfilter/nf_conntrack_common.h
+pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 pub(crate) const NF_CT_STATE_NEW: u32 = 8;
 

@@ -181,7 +181,22 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<F
             }
         }
     }
+    if external_local(service) && service.internal_traffic_policy == TrafficPolicy::Local {
+        list.add_insiders(service);
+    }
     (list.faces, list.refused)
+}
+
+/// A port number that the service does not have in this port's protocol: from the last one down, one for each port.
+pub(crate) fn insiders_port(service: &Service, port: usize) -> Option<u16> {
+    let protocol = service.ports.get(port)?.protocol;
+    let has = |number: u16| {
+        service
+            .ports
+            .iter()
+            .any(|port| port.port == number && port.protocol == protocol)
+    };
+    (1..=u16::MAX).rev().filter(|number| !has(*number)).nth(port)
 }
 
 /// Addresses at which no service can answer and no endpoint can be (the API's own validation of `externalIPs` and of
@@ -235,6 +250,28 @@ impl List {
                 port: number,
                 position: port.position,
                 field: field.into(),
+            });
+        }
+    }
+
+    /// T2: where insiders are sent. After all others, so that it takes nobody's place; one for each cluster IP and port.
+    fn add_insiders(&mut self, service: &Service) {
+        let cluster_ips: Vec<_> = self
+            .faces
+            .iter()
+            .filter(|face| face.kind == AddressKind::ClusterIp)
+            .map(|face| (face.key, face.port, face.position))
+            .collect();
+        for (key, port, position) in cluster_ips {
+            let Some(number) = insiders_port(service, port) else {
+                continue;
+            };
+            self.add(Face {
+                key: FrontendKey { port: number, ..key },
+                kind: AddressKind::Insiders,
+                port,
+                position,
+                field: format!("spec.ports[{position}]"),
             });
         }
     }

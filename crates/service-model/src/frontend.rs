@@ -32,6 +32,9 @@ pub enum AddressKind {
     LoadBalancer,
     /// `spec.externalIPs`.
     ExternalIp,
+    /// A port of the cluster IP that the service does not have: insiders are sent there where the cluster IP has a Local
+    /// policy of its own (T2). Nobody else may ask it (T6).
+    Insiders,
 }
 
 /// What happens to a new connection for which there is no endpoint.
@@ -70,24 +73,16 @@ pub struct Frontend {
     /// The endpoints for this frontend's own clients: those that its traffic policy allows.
     /// In the order of insertion, which differs from node to node (T23). No address twice.
     pub endpoints: Vec<Target>,
-    /// How insiders (pods of this node and the node itself) are served where a Local policy of the outside does not hold
-    /// for them (T2); `None` = as everybody.
-    pub insiders: Option<Insiders>,
+    /// Where insiders (pods of this node and the node itself) are sent, since a Local policy of the outside does not hold
+    /// for them (T2): an address and port of ours with every endpoint of the cluster. `None` = they are served as
+    /// everybody.
+    pub insiders: Option<SocketAddr>,
     /// What happens when `endpoints` is empty.
     pub refusal: Refusal,
     /// Whose source address is replaced.
     pub masquerade: Masquerade,
     /// Who may connect at all; `None` = everybody. LoadBalancer addresses only (T15), this family's ranges only.
     pub source_ranges: Option<SourceRanges>,
-}
-
-/// The short circuit of an external address with `externalTrafficPolicy: Local` (T2): every endpoint of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Insiders {
-    /// By way of this cluster IP and port, which has them all.
-    Redirect(SocketAddr),
-    /// By themselves: the cluster IP has a Local policy of its own, or is not ours. Never empty.
-    Endpoints(Vec<Target>),
 }
 
 /// Whose source address a frontend replaces, besides the node's own (T12) and that of a pod that reaches itself (T13).

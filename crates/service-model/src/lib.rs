@@ -24,8 +24,7 @@ pub use cluster::Cluster;
 pub use config::{Config, DetectLocal, NodePortAddresses};
 pub use event::{Change, Event, Kind};
 pub use frontend::{
-    AddressKind, Frontend, FrontendKey, HealthCheck, Insiders, Masquerade, Program, Refusal, Rejection, SourceRanges,
-    Target,
+    AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges, Target,
 };
 pub use local_traffic::{LocalTraffic, Source};
 pub use name::ObjectName;

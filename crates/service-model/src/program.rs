@@ -9,10 +9,9 @@ use crate::claim::Claims;
 use crate::config::Config;
 use crate::endpoint_cache::{Slice, ZoneSets, candidates};
 use crate::event::Kind;
-use crate::face::{Face, Nodes, external_local, faces, family_of, is_programmable};
+use crate::face::{Face, Nodes, external_local, faces, family_of, insiders_port, is_programmable};
 use crate::frontend::{
-    AddressKind, Frontend, FrontendKey, HealthCheck, Insiders, Masquerade, Program, Refusal, Rejection, SourceRanges,
-    Target,
+    AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges,
 };
 use crate::object::{Service, ServiceType, TrafficPolicy};
 use crate::policy::{Categories, categorize};
@@ -75,6 +74,9 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
                 let zone = &view.nodes.zone;
                 categorize(&candidates(slices, family, &port.name, port.protocol, zone, view.zones))
             });
+            if face.kind == AddressKind::Insiders && found.cluster.is_empty() {
+                continue;
+            }
             program
                 .frontends
                 .push(frontend(service, &face, &port.name, scheduler, found, view));
@@ -103,32 +105,23 @@ fn frontend(
     categories: &Categories,
     view: &View<'_>,
 ) -> Frontend {
-    let external = face.kind != AddressKind::ClusterIp;
-    let local = if external {
-        external_local(service)
-    } else {
-        service.internal_traffic_policy == TrafficPolicy::Local
+    let (external, local) = match face.kind {
+        AddressKind::ClusterIp => (false, service.internal_traffic_policy == TrafficPolicy::Local),
+        AddressKind::Insiders => (false, false),
+        AddressKind::NodePort | AddressKind::LoadBalancer | AddressKind::ExternalIp => (true, external_local(service)),
     };
-    let rotated = |targets: &[Target]| {
-        let mut targets = targets.to_vec();
-        rotate(&mut targets, &view.config.node_name, &face.key);
-        targets
-    };
-    let insiders = || match cluster_ip(service, face, view) {
-        Some(redirect) => Some(Insiders::Redirect(redirect)),
-        None => Some(rotated(&categories.cluster))
-            .filter(|targets| !targets.is_empty())
-            .map(Insiders::Endpoints),
-    };
+    let mut endpoints = if local { &categories.local } else { &categories.cluster }.clone();
+    rotate(&mut endpoints, &view.config.node_name, &face.key);
     Frontend {
-        insiders: if external && local { insiders() } else { None },
+        // Without endpoints everybody is refused at the address that he asked.
+        insiders: redirect(service, face, view).filter(|_| external && local && !categories.cluster.is_empty()),
         // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
         refusal: if local && categories.any {
             Refusal::Drop
         } else {
             Refusal::Reject
         },
-        endpoints: rotated(if local { &categories.local } else { &categories.cluster }),
+        endpoints,
         kind: face.kind,
         port_name: port_name.into(),
         node_address: external && view.nodes.has_interface(face.key.address),
@@ -137,6 +130,8 @@ fn frontend(
         masquerade: match (external, local) {
             (true, true) => Masquerade::Never,
             (true, false) => Masquerade::Always,
+            // Who is sent there has been looked at where he asked.
+            (false, _) if face.kind == AddressKind::Insiders => Masquerade::Never,
             (false, _) if view.config.masquerade_all => Masquerade::Always,
             (false, _) => Masquerade::Outsiders,
         },
@@ -145,22 +140,21 @@ fn frontend(
     }
 }
 
-/// The service's own cluster IP and port for a face, where every endpoint of the cluster answers there (T2).
-fn cluster_ip(service: &Service, face: &Face, view: &View<'_>) -> Option<SocketAddr> {
-    if service.internal_traffic_policy == TrafficPolicy::Local {
-        return None;
-    }
-    let port = service.ports.get(face.port)?;
+/// Where every endpoint of the cluster answers on the service's cluster IP (T2), where that is the service's own.
+fn redirect(service: &Service, face: &Face, view: &View<'_>) -> Option<SocketAddr> {
     let family = family_of(face.key.address);
     let address = *service.cluster_ips.iter().find(|ip| family_of(**ip) == family)?;
+    let (port, kind) = match service.internal_traffic_policy {
+        TrafficPolicy::Cluster => (service.ports.get(face.port)?.port, AddressKind::ClusterIp),
+        TrafficPolicy::Local => (insiders_port(service, face.port)?, AddressKind::Insiders),
+    };
     let key = FrontendKey {
         address,
-        port: port.port,
-        protocol: port.protocol,
+        port,
+        protocol: face.key.protocol,
     };
     let holder = view.claims.holder(&key)?;
-    (holder.service == service.name && holder.kind == AddressKind::ClusterIp)
-        .then_some(SocketAddr::new(address, port.port))
+    (holder.service == service.name && holder.kind == kind).then_some(SocketAddr::new(address, port))
 }
 
 /// T15: load-balancer addresses only. A family without a range of its own has none.

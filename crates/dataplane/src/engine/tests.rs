@@ -5,14 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use ipvs::{Command, VipCommand, VirtualServer};
+use ipvs::{Command, VipCommand};
 use proptest::prelude::*;
 use service_model::{
-    AddressKind, Frontend, FrontendKey, Insiders, Masquerade, ObjectName, Program, Protocol, Refusal, Scheduler,
-    SourceRanges, Target,
+    AddressKind, Frontend, FrontendKey, Masquerade, ObjectName, Program, Protocol, Refusal, Scheduler, SourceRanges,
+    Target,
 };
 
-use crate::element::{ElementKey, ElementValue, SetName};
 use crate::engine::{DataPlane, Settings};
 use crate::fake::FakeKernel;
 use crate::kernel::{Kernel, Snapshot};
@@ -64,13 +63,7 @@ fn program(number: u8, faces: &[Face]) -> Program {
             scheduler: face.scheduler,
             affinity: face.affinity,
             endpoints: face.endpoints.iter().map(target).collect(),
-            insiders: face.insiders.then(|| {
-                if face.endpoints.is_empty() {
-                    Insiders::Redirect(SocketAddr::new(ip(10, 200), 80))
-                } else {
-                    Insiders::Endpoints(face.endpoints.iter().map(target).collect())
-                }
-            }),
+            insiders: face.insiders.then(|| SocketAddr::new(ip(10, 200), u16::from(face.vip))),
             refusal: Refusal::Reject,
             masquerade: if face.vip % 2 == 0 {
                 Masquerade::Outsiders
@@ -128,41 +121,10 @@ fn fresh(world: &World) -> Snapshot {
     normal(plane.kernel().tables())
 }
 
-/// Without what depends on the way to a state: which mark a private virtual server has, and a table without elements.
+/// Without what depends on the way to a state: a table without elements.
 fn normal(mut tables: Snapshot) -> Snapshot {
-    let mut marks = BTreeMap::new();
-    for (key, value) in tables.tables.iter().flat_map(|table| &table.elements) {
-        if let (ElementKey::Place(SetName::Private, place), ElementValue::Mark(mark)) = (key, value) {
-            marks.insert(*mark, u32::from(place.port) << 8 | u32::from(last_byte(place.address)));
-        }
-    }
-    let new = |mark: u32| marks.get(&mark).copied().unwrap_or(mark);
-    for (key, value) in tables.tables.iter_mut().flat_map(|table| &mut table.elements) {
-        if let ElementKey::Mark(_, mark) = key {
-            *mark = new(*mark);
-        }
-        if let ElementValue::Mark(mark) = value {
-            *mark = new(*mark);
-        }
-    }
-    for present in &mut tables.virtual_servers {
-        if let VirtualServer::Mark { mark, .. } = &mut present.server {
-            *mark = new(*mark);
-        }
-    }
-    tables.virtual_servers.sort_by_key(|present| present.server);
     tables.tables.retain(|table| !table.elements.is_empty());
-    for table in &mut tables.tables {
-        table.elements.sort_by_key(|(key, _)| *key);
-    }
     tables
-}
-
-fn last_byte(address: IpAddr) -> u8 {
-    match address {
-        IpAddr::V4(address) => address.octets()[3],
-        IpAddr::V6(_) => unreachable!("the worlds are of IPv4"),
-    }
 }
 
 /// Disjoint ones, that overlap from one world to the next.

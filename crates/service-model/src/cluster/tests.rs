@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use super::*;
 use crate::config::DetectLocal;
-use crate::frontend::{AddressKind, Frontend, HealthCheck, Insiders, Masquerade, Refusal};
+use crate::frontend::{AddressKind, Frontend, HealthCheck, Masquerade, Refusal};
 use crate::object::{
     Endpoint, EndpointPort, ExternalIp, Family, IpMode, LoadBalancerIngress, Protocol, ServicePort, ServiceType,
     TrafficPolicy,
@@ -165,23 +165,26 @@ fn t01_t02_t03_external_local() {
         assert!(frontend.endpoints[0].local && frontend.masquerade == Masquerade::Never);
         let by_cluster_ip = of_kind(&cluster, AddressKind::ClusterIp).key;
         let redirect = SocketAddr::new(by_cluster_ip.address, by_cluster_ip.port);
-        assert_eq!(frontend.insiders, Some(Insiders::Redirect(redirect)), "T2");
+        assert_eq!(frontend.insiders, Some(redirect), "T2");
     }
     assert_eq!(of_kind(&cluster, AddressKind::ClusterIp).endpoints.len(), 2);
     assert_eq!(of_kind(&cluster, AddressKind::ClusterIp).insiders, None);
 
-    // Where the cluster IP is Local too, insiders have servers of their own.
-    let both = one(Service {
+    // Where the cluster IP is Local too, they are sent to a port of it that nobody else may ask.
+    let mut both = one(Service {
         internal_traffic_policy: TrafficPolicy::Local,
         ..local.clone()
     });
+    let insiders = of_kind(&both, AddressKind::Insiders);
+    assert_eq!((insiders.key.port, insiders.endpoints.len()), (65535, 2));
     for kind in OUTSIDE {
-        let insiders = of_kind(&both, kind).insiders;
-        assert!(
-            matches!(insiders, Some(Insiders::Endpoints(all)) if all.len() == 2),
-            "T2"
-        );
+        let redirect = SocketAddr::new(insiders.key.address, 65535);
+        assert_eq!(of_kind(&both, kind).insiders, Some(redirect), "T2");
     }
+    apply_slice(&mut both, slice(1, 0, Vec::new()));
+    let frontends = both.program(&name(1)).frontends;
+    assert!(frontends.iter().all(|frontend| frontend.insiders.is_none()));
+    assert!(frontends.iter().all(|frontend| frontend.kind != AddressKind::Insiders));
 
     let mut cluster = one(local);
     apply_slice(&mut cluster, slice(1, 0, vec![endpoint(2, "there")]));

@@ -92,14 +92,19 @@ impl Cluster {
         self.router.sh(&format!("ip link set {port} master lan0"))?;
         let mut lines = String::new();
         for family in Family::ALL {
-            let add = |lines: &mut String, which, length: (u8, u8)| {
-                let address = node.address(family, which);
-                let length = of(family, length);
-                writeln!(lines, "addr add {address}/{length} dev lan{}", nodad(family))
-            };
-            add(&mut lines, NodeAddress::Internal, (24, 64))?;
+            let internal = node.address(family, NodeAddress::Internal);
+            writeln!(
+                lines,
+                "addr add {internal}/{} dev lan{}",
+                of(family, (24, 64)),
+                nodad(family)
+            )?;
             if node == Node::A {
-                add(&mut lines, NodeAddress::Second, (24, 64))?;
+                // An external IP of the worlds; other nodes bind it, since no Node object names it. So the node itself
+                // must not speak from it: IPv6 would, as the latest address, IPv4 never does.
+                let second = node.address(family, NodeAddress::Second);
+                let (length, nodad) = (of(family, (24, 64)), nodad(family));
+                writeln!(lines, "addr add {second}/{length} dev lan preferred_lft 0{nodad}")?;
             }
             writeln!(lines, "route add default via {}", router(family))?;
             for other in Node::ALL.into_iter().filter(|other| *other != node) {
