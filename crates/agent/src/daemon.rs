@@ -1,14 +1,17 @@
 //! The daemon: what is set up at start, which task and thread does what, and what ends it.
 
+use std::future::Future;
+use std::pin::pin;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 use api_watch::{ApiConfig, ApiServer, EventSink, Patience};
 use dataplane::live::LiveKernel;
+use dataplane::rules;
 use dataplane::{DataPlane, Kernel};
 use ipvs::sysctl;
 use ipvs::{Ipvs, Timeouts, Vips};
-use nftables::Nftables;
+use nftables::{Monitor, Nftables};
 use rustix::thread::CapabilitySet;
 use service_model::Event;
 use tokio::signal::unix::{SignalKind, signal};
@@ -20,7 +23,7 @@ use crate::cli::DaemonArgs;
 use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::settings::{IpvsTimeouts, Settings, Source};
-use crate::sync::Sync;
+use crate::sync::{Channels, Sync};
 
 /// Events between the API side and the sync thread. When it is full the API side waits.
 const CHANNEL: usize = 1024;
@@ -38,7 +41,7 @@ pub(crate) fn run(args: DaemonArgs) -> Result<()> {
             let kernel = open_to_read()
                 .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
                 .ok();
-            Ok(DryRun::over(kernel))
+            Ok((DryRun::over(kernel), None))
         })
     } else {
         serve(settings, open_to_write)
@@ -46,7 +49,11 @@ pub(crate) fn run(args: DaemonArgs) -> Result<()> {
 }
 
 /// Sources first, the kernel after: bad input must leave the node as it was.
-fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Settings) -> Result<K>) -> Result<()> {
+/// `open` gives the kernel, and who listens to what others do to the policy tables.
+fn serve<K: Kernel + Send + 'static>(
+    settings: Settings,
+    open: impl FnOnce(&Settings) -> Result<(K, Option<Monitor>)>,
+) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -56,7 +63,7 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Sett
         let node_name = settings.model.node_name.to_string();
         let (other_nodes, wanted) = watch::channel(false);
         let (sink, source) = start_source(&settings.source, node_name, events.clone(), wanted).await?;
-        let kernel = open(&settings)?;
+        let (kernel, monitor) = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
 
         let plane = DataPlane::new(
@@ -66,7 +73,15 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Sett
                 masquerade_bit: settings.masquerade_bit,
             },
         );
-        let sync = Sync::new(settings.model, plane, waiting, sink, other_nodes, settings.min_sync_period);
+        let (disturbed, disturbances) = mpsc::channel(1);
+        let channels = Channels {
+            events: waiting,
+            disturbances,
+            sink,
+            other_nodes,
+        };
+        let sync = Sync::new(settings.model, plane, channels, settings.min_sync_period);
+        let mut monitor_ended = pin!(listen(monitor, disturbed)?);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
             .name("sync".into())
@@ -83,12 +98,44 @@ fn serve<K: Kernel + Send + 'static>(settings: Settings, open: impl FnOnce(&Sett
             _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
             ended = source => return Err(anyhow!(ended.context("the source of objects panicked")?).context("follow objects")),
             ended = addresses => return Err(ended.context("the address monitor panicked")?.context("follow node addresses")),
+            ended = &mut monitor_ended => return Err(ended.context("listen to the policy tables")),
             ended = sync_ended => {
                 ended.context("the sync thread panicked")??;
                 bail!("the sync thread ended");
             }
         }
         Ok(())
+    })
+}
+
+/// Starts the thread that listens to the policy tables; what is returned ends when it does, and never without one.
+fn listen(monitor: Option<Monitor>, disturbed: mpsc::Sender<()>) -> Result<impl Future<Output = anyhow::Error>> {
+    let (ended, end) = oneshot::channel();
+    let alone = monitor.is_none();
+    if let Some(mut monitor) = monitor {
+        let work = move || {
+            let error = loop {
+                match monitor.wait() {
+                    // One that waits to be heard stands for all.
+                    Ok(()) => drop(disturbed.try_send(())),
+                    Err(error) => break error,
+                }
+            };
+            let _ = ended.send(error);
+        };
+        thread::Builder::new()
+            .name("policy-monitor".into())
+            .spawn(work)
+            .context("start the policy monitor")?;
+    }
+    Ok(async move {
+        if alone {
+            return std::future::pending().await;
+        }
+        match end.await {
+            Ok(error) => error.into(),
+            Err(_) => anyhow!("the policy monitor panicked"),
+        }
     })
 }
 
@@ -151,7 +198,7 @@ fn open_to_read() -> Result<LiveKernel> {
 }
 
 /// Sets up what IPVS needs (reference: kube-proxy's start in IPVS mode) and opens the sockets that write.
-fn open_to_write(settings: &Settings) -> Result<LiveKernel> {
+fn open_to_write(settings: &Settings) -> Result<(LiveKernel, Option<Monitor>)> {
     require_net_admin()?;
     let mut ipvs = open_ipvs()?;
     let mut vips = Vips::open()?;
@@ -159,7 +206,9 @@ fn open_to_write(settings: &Settings) -> Result<LiveKernel> {
     set_sysctls(settings.strict_arp)?;
     set_timeouts(&mut ipvs, settings.timeouts)?;
     host_rules::start(settings.forward_accept, settings.masquerade_bit);
-    Ok(LiveKernel::new(ipvs, vips, Nftables::open()?))
+    let nftables = Nftables::open()?;
+    let monitor = Monitor::open(rules::TABLE, nftables.port())?;
+    Ok((LiveKernel::new(ipvs, vips, nftables), Some(monitor)))
 }
 
 fn open_ipvs() -> Result<Ipvs> {

@@ -12,7 +12,6 @@ use dataplane::{DataPlane, Kernel, KernelBroken, Phase};
 use rustc_hash::FxHashMap;
 use service_model::{Cluster, Config, Event, Family, Kind, ObjectName, Rejection};
 use tokio::sync::mpsc::Receiver;
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
@@ -22,16 +21,43 @@ const NODE_PATIENCE: Duration = Duration::from_secs(30);
 /// Wait before the kernel is read again after the way to it broke.
 const BROKEN_PAUSE: Duration = Duration::from_secs(1);
 
+/// Least time between two looks at the kernel because somebody else changes the policy tables.
+const DISTURBED_PAUSE: Duration = Duration::from_millis(500);
+
+/// What wakes the thread.
+#[allow(clippy::large_enum_variant, reason = "one at a time, and never kept")]
+enum Input {
+    /// Something in the cluster, or in this node's addresses, changed.
+    Event(Event),
+    /// Somebody else changed the policy tables.
+    Disturbance,
+    /// It is time.
+    Nothing,
+}
+
+/// What the thread hears, and whom it tells.
+pub(crate) struct Channels {
+    pub(crate) events: Receiver<Event>,
+    /// Somebody else changed the policy tables.
+    pub(crate) disturbances: Receiver<()>,
+    pub(crate) sink: EventSink,
+    /// Whether other nodes are to be followed (T18).
+    pub(crate) other_nodes: watch::Sender<bool>,
+}
+
 /// The thread's state.
 pub(crate) struct Sync<K> {
     cluster: Cluster,
     plane: DataPlane<K>,
     events: Receiver<Event>,
+    disturbances: Receiver<()>,
     sink: EventSink,
-    /// Whether other nodes are to be followed (T18).
     other_nodes: watch::Sender<bool>,
     min_sync_period: Duration,
     started: Instant,
+    /// How often the policy tables were changed by others, and when last.
+    disturbed_times: u64,
+    disturbed_at: Option<Instant>,
     /// The first commit has been made.
     serving: bool,
     /// The ledger does not know what the kernel has.
@@ -44,23 +70,25 @@ pub(crate) struct Sync<K> {
 }
 
 impl<K: Kernel> Sync<K> {
-    pub(crate) fn new(
-        config: Config,
-        plane: DataPlane<K>,
-        events: Receiver<Event>,
-        sink: EventSink,
-        other_nodes: watch::Sender<bool>,
-        min_sync_period: Duration,
-    ) -> Self {
+    pub(crate) fn new(config: Config, plane: DataPlane<K>, channels: Channels, min_sync_period: Duration) -> Self {
         let now = Instant::now();
+        let Channels {
+            events,
+            disturbances,
+            sink,
+            other_nodes,
+        } = channels;
         Self {
             cluster: Cluster::new(config),
             plane,
             events,
+            disturbances,
             sink,
             other_nodes,
             min_sync_period,
             started: now,
+            disturbed_times: 0,
+            disturbed_at: None,
             serving: false,
             must_adopt: true,
             not_before: now,
@@ -86,28 +114,45 @@ impl<K: Kernel> Sync<K> {
 
     /// Waits for something to do and takes in all events that wait. False at the end of the events.
     async fn wait(&mut self) -> bool {
-        let pause = self.pause(Instant::now());
-        let first = match pause {
-            Some(Duration::ZERO) => match self.events.try_recv() {
-                Ok(event) => Some(event),
-                Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => return false,
-            },
-            Some(pause) => match timeout(pause, self.events.recv()).await {
-                Ok(Some(event)) => Some(event),
-                Ok(None) => return false,
-                Err(_) => None,
-            },
-            None => match self.events.recv().await {
-                Some(event) => Some(event),
-                None => return false,
-            },
+        let input = match self.pause(Instant::now()) {
+            Some(pause) => timeout(pause, self.input()).await.unwrap_or(Some(Input::Nothing)),
+            None => self.input().await,
         };
-        first.into_iter().for_each(|event| self.cluster.apply(event));
+        match input {
+            None => return false,
+            Some(Input::Nothing) => {}
+            Some(Input::Event(event)) => self.cluster.apply(event),
+            Some(Input::Disturbance) => self.disturbed(Instant::now()),
+        }
         while let Ok(event) = self.events.try_recv() {
             self.cluster.apply(event);
         }
         true
+    }
+
+    /// `None` at the end of the events.
+    async fn input(&mut self) -> Option<Input> {
+        tokio::select! {
+            biased;
+            event = self.events.recv() => event.map(Input::Event),
+            Some(()) = self.disturbances.recv() => Some(Input::Disturbance),
+        }
+    }
+
+    /// Somebody else changed the policy tables: what the kernel has is read again, and what is missing written. Who does
+    /// so all the time must not keep this thread busy.
+    fn disturbed(&mut self, now: Instant) {
+        self.disturbed_times = self.disturbed_times.saturating_add(1);
+        let times = self.disturbed_times;
+        warn!(
+            times,
+            "somebody else changed the tables kube-ipvs, reading the kernel again"
+        );
+        self.must_adopt = true;
+        self.not_before = self
+            .not_before
+            .max(self.disturbed_at.map_or(now, |at| at + DISTURBED_PAUSE));
+        self.disturbed_at = Some(now);
     }
 
     /// How long nothing has to be done; `None` = until the next event.

@@ -31,7 +31,7 @@ const CHUNK_MESSAGES_UNFORCED: usize = 128;
 const SEND_BUFFER: i32 = 1 << 20;
 const RECEIVE_BUFFER: i32 = 8 << 20;
 /// Longest datagram that the kernel builds for a dump is 32 KiB (net/netlink/af_netlink.c, `netlink_dump`).
-const DATAGRAM: usize = 64 << 10;
+pub(crate) const DATAGRAM: usize = 64 << 10;
 
 /// What went over a socket so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -268,17 +268,22 @@ impl Socket {
     }
 
     fn receive(&mut self) -> Result<(), TransportError> {
-        self.datagram.clear();
-        loop {
-            self.counters.system_calls += 1;
-            match self.raw.recv(&mut self.datagram, libc::MSG_TRUNC) {
-                // With MSG_TRUNC the length is the datagram's, also where it did not fit.
-                Ok(length) if length > self.datagram.len() => return Err(TransportError::Overrun),
-                Ok(_) => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Err(TransportError::Overrun),
-                Err(error) => return Err(socket("receive")(error)),
-            }
+        self.counters.system_calls += 1;
+        receive(&self.raw, &mut self.datagram)
+    }
+}
+
+/// One datagram, in place of what was there.
+pub(crate) fn receive(raw: &Raw, datagram: &mut Vec<u8>) -> Result<(), TransportError> {
+    datagram.clear();
+    loop {
+        match raw.recv(datagram, libc::MSG_TRUNC) {
+            // With MSG_TRUNC the length is the datagram's, also where it did not fit.
+            Ok(length) if length > datagram.len() => return Err(TransportError::Overrun),
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => return Err(TransportError::Overrun),
+            Err(error) => return Err(socket("receive")(error)),
         }
     }
 }
@@ -296,7 +301,7 @@ fn send(raw: &Raw, counters: &mut Counters, bytes: &[u8], messages: usize) -> Re
     }
 }
 
-fn socket(operation: &'static str) -> impl Fn(io::Error) -> TransportError {
+pub(crate) fn socket(operation: &'static str) -> impl Fn(io::Error) -> TransportError {
     move |source| TransportError::Socket { operation, source }
 }
 
@@ -304,7 +309,7 @@ fn socket(operation: &'static str) -> impl Fn(io::Error) -> TransportError {
     unsafe_code,
     reason = "rustix has no SO_RCVBUFFORCE for a raw descriptor of netlink-sys"
 )]
-fn force_buffer(raw: &Raw, option: libc::c_int, size: libc::c_int) -> io::Result<()> {
+pub(crate) fn force_buffer(raw: &Raw, option: libc::c_int, size: libc::c_int) -> io::Result<()> {
     const LENGTH: libc::socklen_t = 4; // of a C int on every Linux
     // SAFETY: the descriptor is open for the whole call, and the value is a live c_int of the length given.
     let done = unsafe {
@@ -324,15 +329,16 @@ fn force_buffer(raw: &Raw, option: libc::c_int, size: libc::c_int) -> io::Result
 }
 
 /// One message of a datagram.
-struct Message<'a> {
-    kind: u16,
+pub(crate) struct Message<'a> {
+    pub(crate) kind: u16,
     flags: u16,
     sequence: u32,
-    payload: &'a [u8],
+    pub(crate) port: u32,
+    pub(crate) payload: &'a [u8],
 }
 
 /// The messages of a datagram; ends at the first that does not fit.
-struct Messages<'a>(&'a [u8]);
+pub(crate) struct Messages<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;
@@ -342,12 +348,14 @@ impl<'a> Iterator for Messages<'a> {
         let kind = u16::from_ne_bytes(array(self.0.get(4..)?)?);
         let flags = u16::from_ne_bytes(array(self.0.get(6..)?)?);
         let sequence = u32::from_ne_bytes(array(self.0.get(8..)?)?);
+        let port = u32::from_ne_bytes(array(self.0.get(12..)?)?);
         let payload = self.0.get(HEADER..length)?;
         self.0 = self.0.get(align(length)..).unwrap_or_default();
         Some(Message {
             kind,
             flags,
             sequence,
+            port,
             payload,
         })
     }

@@ -2,13 +2,14 @@
 //!
 //! Reading order: [`value`] (addresses, ports, marks, verdicts and their concatenations), [`set`], [`rule`] (chains and
 //! rules), [`command`] (changes), [`message`] (their bytes), [`client`] (one atomic transaction, dumps),
-//! [`base_chain`] (what others let pass). Runs no `nft`; knows nothing of Services.
+//! [`base_chain`] (what others let pass), [`monitor`] (what others change). Runs no `nft`; knows nothing of Services.
 
 pub mod base_chain;
 pub mod client;
 pub mod command;
 pub mod error;
 pub mod message;
+pub mod monitor;
 pub mod rule;
 pub mod set;
 pub mod uapi;
@@ -18,6 +19,7 @@ pub use base_chain::{BaseChain, Policy, TableFamily};
 pub use client::Nftables;
 pub use command::{Command, Table};
 pub use error::Error;
+pub use monitor::Monitor;
 pub use rule::{Chain, ChainKind, Field, Hook, Interface, Is, Rule, Statement};
 pub use set::{Element, Set, SetData};
 pub use value::{DataType, Family, Value, Verdict};
