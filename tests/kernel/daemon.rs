@@ -50,7 +50,7 @@ pub(crate) fn eventually<T: PartialEq + std::fmt::Debug>(expect: &T, mut look: i
     }
 }
 
-fn plan(manifests: &Path, more: &[&str]) -> String {
+pub(crate) fn plan(manifests: &Path, more: &[&str]) -> String {
     let mut command = Command::new(binary());
     command
         .arg("plan")

@@ -14,6 +14,7 @@ mod ipvs;
 mod load;
 mod nftables;
 mod other_nodes;
+mod policy;
 mod scheduler;
 mod seen;
 mod work;

@@ -89,6 +89,9 @@ pub fn commit(
         if !withheld.is_empty() {
             let mut rest = Vec::with_capacity(step.len());
             for op in step {
+                if withheld.comes_later(op, ledger) {
+                    continue;
+                }
                 match withheld.reason(op, ledger) {
                     Some(reason) => ledger.refuse(op, reason, now),
                     None => rest.push(op.clone()),
@@ -127,6 +130,7 @@ pub fn commit(
                 Verdict::SchedulerMissing => {
                     if let Op::Ipvs(Command::NewService(server, _) | Command::SetService(server, _)) = op {
                         ledger.scheduler_missing(*server);
+                        withheld.anew.extend(server.address());
                         report.surprised = true;
                     }
                 }
@@ -156,11 +160,18 @@ struct Withheld {
     vips: FxHashSet<IpAddr>,
     places: FxHashSet<Place>,
     families: FxHashSet<Family>,
+    /// Addresses of virtual servers that the next plan adds in another way.
+    anew: FxHashSet<IpAddr>,
 }
 
 impl Withheld {
     fn is_empty(&self) -> bool {
-        self.vips.is_empty() && self.places.is_empty() && self.families.is_empty()
+        self.vips.is_empty() && self.places.is_empty() && self.families.is_empty() && self.anew.is_empty()
+    }
+
+    /// The op stays staged, without a wait: the next plan has it behind its virtual server.
+    fn comes_later(&self, op: &Op, ledger: &Ledger) -> bool {
+        matches!(op, Op::Vip(VipCommand::AddRoute(ip)) if self.anew.contains(ip) && !ledger.serves(*ip))
     }
 
     fn refused(&mut self, op: &Op) {

@@ -108,7 +108,8 @@ impl SetName {
             Self::Services => "services",
             Self::Vips => "vips",
             Self::Verdicts => "verdicts",
-            Self::Masquerade => "masquerade",
+            // `masquerade` is a word of nft's language, which could not be read back.
+            Self::Masquerade => "masqueraded",
             Self::ClusterIps => "cluster-ips",
             Self::Hairpin => "hairpin",
             Self::Redirects => "redirects",

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipvs::{Command, RealServer, RealServerConfig, VipCommand, VirtualServer, VirtualServerConfig};
+use ipvs::{Command, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer, VirtualServerConfig};
 use nftables::Family;
 use service_model::Scheduler;
 
@@ -40,6 +40,8 @@ pub struct FakeKernel {
     /// Ops with this number or a higher one are not executed, and the way to the kernel is broken: the process was
     /// killed, or the socket was.
     pub stop_at: Option<usize>,
+    /// Schedulers whose modules it lacks: ENOENT (T22).
+    pub missing_schedulers: BTreeSet<SchedulerName>,
 }
 
 impl FakeKernel {
@@ -119,13 +121,15 @@ impl FakeKernel {
                 if self.table.contains_key(&server) {
                     return Err(libc::EEXIST);
                 }
-                known_scheduler(&config)?;
+                self.known_scheduler(&config)?;
                 self.table.insert(server, (config, BTreeMap::new()));
             }
             Command::SetService(server, config) => {
-                let (present, _) = self.table.get_mut(&server).ok_or(libc::ESRCH)?;
-                known_scheduler(&config)?;
-                *present = config;
+                if !self.table.contains_key(&server) {
+                    return Err(libc::ESRCH);
+                }
+                self.known_scheduler(&config)?;
+                self.table.entry(server).and_modify(|(present, _)| *present = config);
             }
             Command::DelService(server) => drop(self.table.remove(&server).ok_or(libc::ESRCH)?),
             Command::NewDest(server, real, config) => {
@@ -145,6 +149,14 @@ impl FakeKernel {
             }
         }
         Ok(())
+    }
+
+    fn known_scheduler(&self, config: &VirtualServerConfig) -> Result<(), i32> {
+        let known = Scheduler::ALL
+            .iter()
+            .any(|scheduler| scheduler_name(*scheduler) == config.scheduler);
+        let there = known && !self.missing_schedulers.contains(&config.scheduler);
+        there.then_some(()).ok_or(libc::ENOENT)
     }
 
     fn present(&self, server: &VirtualServer) -> Option<PresentServer> {
@@ -205,11 +217,4 @@ fn present_table((family, table): (&Family, &PolicyTable)) -> PresentTable {
         rules: table.rules.clone(),
         elements: table.elements.iter().map(|(key, value)| (*key, *value)).collect(),
     }
-}
-
-fn known_scheduler(config: &VirtualServerConfig) -> Result<(), i32> {
-    let known = Scheduler::ALL
-        .iter()
-        .any(|scheduler| scheduler_name(*scheduler) == config.scheduler);
-    known.then_some(()).ok_or(libc::ENOENT)
 }

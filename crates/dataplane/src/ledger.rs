@@ -44,7 +44,9 @@ pub struct Ledger {
     with_addresses: bool,
     /// Schedulers that the kernel turned out to lack; asked for again after the next adoption (T22).
     no_schedulers: FxHashSet<SchedulerName>,
-    /// Virtual servers that got another scheduler than they should have, to be told.
+    /// Virtual servers that have `rr` in place of one of these.
+    without_theirs: FxHashMap<VirtualServer, SchedulerName>,
+    /// Those of them that were not told yet.
     fallen_back: Vec<(VirtualServer, SchedulerName)>,
 }
 
@@ -180,6 +182,7 @@ impl Ledger {
             self.vips.entry(*ip).or_default().address.has = Some(());
         }
         self.no_schedulers.clear();
+        self.without_theirs.clear();
         let owned = snapshot.owned();
         for present in &snapshot.virtual_servers {
             let bound = present.server.address().is_some_and(|ip| self.vips.contains_key(&ip));
@@ -227,14 +230,16 @@ impl Ledger {
     }
 
     fn want_server(&mut self, service: &ObjectName, priority: Priority, object: &Compiled) {
+        let mut config = object.config;
+        if self.no_schedulers.contains(&config.scheduler) {
+            self.fall_back(object.server, config.scheduler);
+            config = without_scheduler(config);
+        } else {
+            self.without_theirs.remove(&object.server);
+        }
         let entry = self.servers.entry(object.server).or_default();
         entry.owner = Some(service.clone());
         entry.priority = priority;
-        let mut config = object.config;
-        if self.no_schedulers.contains(&config.scheduler) {
-            self.fallen_back.push((object.server, config.scheduler));
-            config = without_scheduler(config);
-        }
         if entry.slot.wanted != Some(config) {
             entry.slot.wanted = Some(config);
             self.staged.insert(Key::VirtualServer(object.server));
@@ -288,6 +293,7 @@ impl Ledger {
         else {
             return;
         };
+        self.without_theirs.remove(server);
         entry.owner = None;
         entry.slot.wanted = None;
         entry.real_servers.iter_mut().for_each(|real| real.slot.wanted = None);
@@ -519,10 +525,18 @@ impl Ledger {
         else {
             return;
         };
-        self.no_schedulers.insert(config.scheduler);
-        self.fallen_back.push((server, config.scheduler));
+        let lacking = config.scheduler;
         *config = without_scheduler(*config);
+        self.no_schedulers.insert(lacking);
+        self.fall_back(server, lacking);
         self.staged.insert(Key::VirtualServer(server));
+    }
+
+    /// Told once, however often the service is wanted again.
+    fn fall_back(&mut self, server: VirtualServer, from: SchedulerName) {
+        if self.without_theirs.insert(server, from) != Some(from) {
+            self.fallen_back.push((server, from));
+        }
     }
 
     /// Virtual servers that got `rr` in place of the scheduler named, since the last call.

@@ -29,6 +29,7 @@ mod tests {
     use super::*;
     use crate::object::Protocol;
 
+    /// k/k#121591.
     #[test]
     fn t23_rr_first_pick_spread_over_nodes() {
         let key = FrontendKey {

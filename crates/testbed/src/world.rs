@@ -185,6 +185,19 @@ fn serve(netns: &Netns, pod: &Pod) -> Result<()> {
     })
 }
 
+/// A program of a host: answers by TCP on a port of all its addresses, of both families, as a pod does.
+///
+/// # Errors
+/// The port is taken.
+pub fn serve_host(netns: &Netns, port: u16, name: &'static str) -> Result<()> {
+    netns.run(|| {
+        let any: IpAddr = [0_u16; 8].into();
+        let listener = TcpListener::bind((any, port)).with_context(|| format!("listen on port {port}"))?;
+        thread::spawn(move || serve_tcp(&listener, name));
+        Ok(())
+    })
+}
+
 fn serve_tcp(listener: &TcpListener, name: &'static str) {
     for stream in listener.incoming().flatten() {
         // A client that keeps its connection open must not hold up others.

@@ -18,6 +18,8 @@ use crate::kernel::{Kernel, Snapshot};
 use crate::plan::Phase;
 use crate::plan::{Op, PolicyCommand};
 
+mod issues;
+
 /// One frontend of a service: which VIP, which endpoints.
 #[derive(Clone, Debug)]
 struct Face {
