@@ -104,7 +104,9 @@ impl FakeKernel {
         };
         let overlaps = |other: &ElementKey| match (*other, key) {
             (ElementKey::Source(at, a), ElementKey::Source(place, b)) => {
-                at == place && a != b && (a.contains(&b) || b.contains(&a))
+                // The kernel looks for the ends of the new one alone (net/netfilter/nft_set_pipapo.c,
+                // `nft_pipapo_insert`): one that lies within is not seen.
+                at == place && a != b && (a.contains(&b.network()) || a.contains(&b.broadcast()))
             }
             _ => false,
         };
