@@ -93,7 +93,9 @@ fn place(number: u8) -> Place {
 /// Elements that meet each other: the same key with another value, ranges that overlap.
 fn element() -> impl Strategy<Value = (ElementKey, ElementValue)> {
     let verdict = |value| move |n: u8| (ElementKey::Place(SetName::Verdicts, place(n)), value);
-    let range = prop::sample::select(vec!["10.0.0.0/8", "10.0.0.0/9", "0.0.0.0/0", "192.0.2.1/32"]);
+    // Overlaps at an end only: one that lies within the new range is not seen by nf_tables, and which of two that hold
+    // an address is then found is its own business (net/netfilter/nft_set_pipapo.c). We never write such.
+    let range = prop::sample::select(vec!["10.0.0.0/8", "10.0.0.0/9", "192.0.2.1/32"]);
     prop_oneof![
         (0..3_u8).prop_map(|n| (ElementKey::Place(SetName::Services, place(n)), ElementValue::There)),
         (0..2_u8).prop_map(verdict(ElementValue::Drop)),

@@ -90,6 +90,9 @@ async fn by_stream(protocol: Protocol, to: SocketAddr) -> Result<Came> {
         Protocol::Tcp | Protocol::Udp => None,
     };
     let socket = TcpStream::from(socket(to.ip(), SocketType::STREAM, kind)?);
+    if protocol == Protocol::Sctp {
+        rustix::net::bind(&socket, &SocketAddr::new(own_address(to.ip())?, 0)).context("bind")?;
+    }
     // tokio closes its own descriptor where the connection fails; this one still tells how.
     let kept = socket.try_clone()?;
     let mut stream = match TcpSocket::from_std_stream(socket).connect(to).await {
@@ -108,6 +111,18 @@ async fn by_stream(protocol: Protocol, to: SocketAddr) -> Result<Came> {
     let mut text = Vec::new();
     stream.read_to_end(&mut text).await?;
     answer(&text)
+}
+
+/// The address by which this host speaks to the world. SCTP's first chunk lists every address of a socket that is bound
+/// to none, on a node all VIPs on kube-ipvs0: some sixty of IPv6 do not fit a packet, which cannot be fragmented then.
+fn own_address(to: IpAddr) -> Result<IpAddr> {
+    let (any, world): (IpAddr, IpAddr) = match to {
+        IpAddr::V4(_) => ([0; 4].into(), [198, 51, 100, 250].into()),
+        IpAddr::V6(_) => ([0_u16; 8].into(), [0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1].into()),
+    };
+    let probe = UdpSocket::bind((any, 0))?;
+    probe.connect((world, 9)).context("a way to the world")?;
+    Ok(probe.local_addr()?.ip())
 }
 
 async fn by_datagram(to: SocketAddr) -> Result<Came> {
