@@ -26,7 +26,7 @@ pub(crate) fn examples() -> TempDir {
     copy
 }
 
-fn start(node: &Netns, manifests: &Path, more: &[&str]) -> Daemon {
+pub(crate) fn start(node: &Netns, manifests: &Path, more: &[&str]) -> Daemon {
     let manifests = manifests.to_string_lossy();
     let arguments: Vec<&str> = ["--manifests", &manifests, "--hostname-override", NODE]
         .into_iter()

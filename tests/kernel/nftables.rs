@@ -14,9 +14,10 @@ use nftables::{
 };
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use serde_json::Value as Json;
-use testbed::netns::isolate;
+use testbed::netns::{Netns, isolate};
 use testbed::tool;
+
+use crate::seen;
 
 fn table(family: Family) -> Table {
     Table {
@@ -275,30 +276,6 @@ fn everything(family: Family) -> Vec<Command> {
     commands
 }
 
-/// nft's listing without what differs from kernel to kernel: handles, and the order of elements.
-fn listing() -> Json {
-    let text = tool::sh("nft -j list ruleset").unwrap();
-    let mut json: Json = serde_json::from_str(&text).unwrap();
-    strip(&mut json);
-    json
-}
-
-fn strip(json: &mut Json) {
-    match json {
-        Json::Object(fields) => {
-            for name in ["handle", "metainfo", "expires", "comment"] {
-                fields.remove(name);
-            }
-            fields.values_mut().for_each(strip);
-            if let Some(Json::Array(elements)) = fields.get_mut("elem") {
-                elements.sort_by_key(ToString::to_string);
-            }
-        }
-        Json::Array(items) => items.iter_mut().for_each(strip),
-        _ => {}
-    }
-}
-
 /// nft 1.0.6 (Debian 12) turns the one byte of `meta l4proto` around in look-ups of concatenated intervals, which the
 /// kernel refuses (EOPNOTSUPP, `nft_byteorder_init`). It can list such a rule but not load it.
 fn nft_cannot_load(command: &Command) -> bool {
@@ -320,14 +297,14 @@ fn what_we_write_is_what_nft_makes_of_our_text() {
         assert_eq!(unloadable.len(), 2);
         isolate().unwrap();
         Nftables::open().unwrap().commit(&commands).unwrap();
-        let ours = listing();
+        let ours = seen::ruleset(&Netns::current().unwrap());
         let ruleset = tool::sh("nft list ruleset").unwrap();
         isolate().unwrap();
         let script: String = commands.iter().map(|command| format!("{command}\n")).collect();
         tool::feed(&["nft", "-f", "-"], &script).unwrap_or_else(|error| panic!("{error}\n{script}"));
         assert_eq!(
             ours,
-            listing(),
+            seen::ruleset(&Netns::current().unwrap()),
             "{ruleset}\n---\n{}",
             tool::sh("nft list ruleset").unwrap()
         );

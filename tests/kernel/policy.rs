@@ -3,6 +3,7 @@
 //! case, in `issues`.
 
 mod affinity;
+mod drift;
 mod issues;
 mod neighbors;
 mod scene;

@@ -47,6 +47,38 @@ pub(crate) fn addresses(netns: &Netns) -> BTreeSet<String> {
         .collect()
 }
 
+/// nft's listing of all tables, without what differs from time to time: handles, the order of tables and of elements.
+pub(crate) fn ruleset(netns: &Netns) -> Value {
+    let text = netns.sh("nft -j list ruleset").unwrap();
+    let mut json = serde_json::from_str(&text).unwrap();
+    strip(&mut json);
+    // A table that is made anew comes last.
+    let family = |object: &Value| {
+        let mut inner = object.as_object().into_iter().flat_map(|object| object.values());
+        inner.find_map(|inner| inner["family"].as_str().map(str::to_owned))
+    };
+    if let Some(objects) = json["nftables"].as_array_mut() {
+        objects.sort_by_key(family);
+    }
+    json
+}
+
+fn strip(json: &mut Value) {
+    match json {
+        Value::Object(fields) => {
+            for name in ["handle", "metainfo", "expires", "comment"] {
+                fields.remove(name);
+            }
+            fields.values_mut().for_each(strip);
+            if let Some(Value::Array(elements)) = fields.get_mut("elem") {
+                elements.sort_by_key(ToString::to_string);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip),
+        _ => {}
+    }
+}
+
 fn array(text: &str) -> Vec<Value> {
     if text.trim().is_empty() {
         Vec::new()

@@ -45,13 +45,7 @@ struct Outcome {
 pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) -> Result<ExitCode> {
     let levels: Vec<_> = [Level::Plain, Level::Kernel, Level::ControlPlane, Level::Matrix]
         .into_iter()
-        .filter(|level| {
-            if only.is_empty() {
-                *level != Level::Matrix
-            } else {
-                only.contains(level)
-            }
-        })
+        .filter(|level| only.is_empty() || only.contains(level))
         .collect();
     tool::install(crate::GUEST_PACKAGES)?;
     let mut provider = None;

@@ -23,6 +23,8 @@ const BROKEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Least time between two looks at the kernel because somebody else changes the policy tables.
 const DISTURBED_PAUSE: Duration = Duration::from_millis(500);
+/// Wait from the first notification of a change by others to the look.
+const DISTURBED_SETTLE: Duration = Duration::from_millis(20);
 
 /// What wakes the thread.
 #[allow(clippy::large_enum_variant, reason = "one at a time, and never kept")]
@@ -142,6 +144,10 @@ impl<K: Kernel> Sync<K> {
     /// Somebody else changed the policy tables: what the kernel has is read again, and what is missing written. Who does
     /// so all the time must not keep this thread busy.
     fn disturbed(&mut self, now: Instant) {
+        // One transaction is told in several pieces: counted once, and looked at when it is over.
+        if self.must_adopt {
+            return;
+        }
         self.disturbed_times = self.disturbed_times.saturating_add(1);
         let times = self.disturbed_times;
         warn!(
@@ -151,6 +157,7 @@ impl<K: Kernel> Sync<K> {
         self.must_adopt = true;
         self.not_before = self
             .not_before
+            .max(now + DISTURBED_SETTLE)
             .max(self.disturbed_at.map_or(now, |at| at + DISTURBED_PAUSE));
         self.disturbed_at = Some(now);
     }
