@@ -89,7 +89,7 @@ fn elements(family: Family, set: &Set) -> Vec<Element> {
     let key = |last: u8| -> Vec<Value> {
         let (mut ports, mut addresses) = (80_u16, 0_u8);
         let one = |data_type: &DataType| match data_type {
-            DataType::InetProto => Value::Proto(if last % 2 == 0 { 6 } else { 17 }),
+            DataType::InetProto => Value::Proto(if last.is_multiple_of(2) { 6 } else { 17 }),
             DataType::InetService => {
                 ports += 1;
                 Value::Port(ports)

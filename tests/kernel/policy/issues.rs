@@ -12,7 +12,7 @@ use crate::seen;
 const BOTH: &[&str] = &["pod-a1", "pod-b1"];
 
 /// A load balancer on port 80; more of its spec comes on top.
-fn balancer(cluster_ips: [&str; 2], balanced: &[&str], more: Value) -> Value {
+fn balancer(cluster_ips: [&str; 2], balanced: &[&str], more: &Value) -> Value {
     let mut spec = json!({
         "type": "LoadBalancer", "clusterIPs": cluster_ips, "load_balancer": balanced, "ports": [{"port": 80}],
     });
@@ -79,7 +79,11 @@ fn lb_ip_on_nic_keeps_nodeport() {
     node.sh("ip addr add 2001:db8::50/64 dev to-other nodad").unwrap();
     serve_host(&node, 2222, "host-a").unwrap();
     let ports = json!({"ports": [{"port": 80, "nodePort": 30_080}]});
-    let spec = balancer(["10.96.5.2", "fd00:10:96::5:2"], &["192.0.2.50", "2001:db8::50"], ports);
+    let spec = balancer(
+        ["10.96.5.2", "fd00:10:96::5:2"],
+        &["192.0.2.50", "2001:db8::50"],
+        &ports,
+    );
     scene.serve("web", spec, &["pod-b1"]);
     scene.start();
     let mut expect = Vec::new();
@@ -109,7 +113,7 @@ fn local_elsewhere(scene: &Scene) {
     let spec = balancer(
         ["10.96.5.3", "fd00:10:96::5:3"],
         &["203.0.113.3", "2001:db8:113::3"],
-        more,
+        &more,
     );
     scene.serve("web", spec, &["pod-b1"]);
 }
@@ -190,7 +194,7 @@ fn lb_shared_ip_two_services_source_ranges() {
         let more = json!({"loadBalancerSourceRanges": ranges, "ports": [{"port": port}]});
         scene.serve(
             name,
-            balancer([&format!("10.96.5.{number}"), &v6], &shared, more),
+            balancer([&format!("10.96.5.{number}"), &v6], &shared, &more),
             &["pod-a1"],
         );
     }
@@ -219,7 +223,7 @@ fn lb_shared_ip_two_services_source_ranges() {
     let spec = balancer(
         ["10.96.5.5", "fd00:10:96::5:5"],
         &shared,
-        json!({"ports": [{"port": 81}]}),
+        &json!({"ports": [{"port": 81}]}),
     );
     scene.put("b", &super::scene::service("b", spec));
     eventually(&"pod-a1".to_owned(), || scene.ask(Client::Outside, "203.0.113.9:81"));
@@ -234,7 +238,7 @@ fn host_port_not_reachable_via_vip() {
     let spec = balancer(
         ["10.96.5.6", "fd00:10:96::5:6"],
         &["203.0.113.6", "2001:db8:113::6"],
-        json!({"externalIPs": ["198.51.100.6"]}),
+        &json!({"externalIPs": ["198.51.100.6"]}),
     );
     scene.serve("web", spec, &["pod-a1"]);
     scene.start();
@@ -310,7 +314,7 @@ fn hostport_same_port_as_service() {
     let spec = balancer(
         ["10.96.5.8", "fd00:10:96::5:8"],
         &["203.0.113.8", "2001:db8:113::8"],
-        json!({}),
+        &json!({}),
     );
     scene.serve("web", spec, &["pod-b1"]);
     scene.start();
