@@ -18,8 +18,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dataplane::DataPlane;
+use dataplane::fake::FakeKernel;
 use dataplane::live::LiveKernel;
+use dataplane::{DataPlane, Kernel, Op};
 use ipvs::{Ipvs, Protocol, VipCommand, Vips, VirtualServer};
 use nftables::Nftables;
 use serde_json::{Value, json};
@@ -52,14 +53,19 @@ fn kernel_part(services: u32, round: u32) {
         .map(|number| VipCommand::AddRoute(load::vip(number)))
         .collect();
 
+    let policies = policies(services);
+
     isolate().unwrap();
     let (mut ipvs, mut vips) = (Ipvs::open().unwrap(), Vips::open().unwrap());
     vips.ensure_device().unwrap();
+    let (other_ipvs, other_vips) = (Ipvs::open().unwrap(), Vips::open().unwrap());
+    let mut tables = LiveKernel::new(other_ipvs, other_vips, Nftables::open().unwrap());
     let start = Instant::now();
+    assert!(tables.execute(&policies).unwrap().iter().all(Result::is_ok));
     assert!(ipvs.execute(&commands).unwrap().iter().all(Result::is_ok));
     assert!(vips.execute(&routes).unwrap().iter().all(Result::is_ok));
     let floor = start.elapsed();
-    drop((ipvs, vips));
+    drop((ipvs, vips, tables));
 
     isolate().unwrap();
     let mut vips = Vips::open().unwrap();
@@ -84,7 +90,7 @@ fn kernel_part(services: u32, round: u32) {
     let start = Instant::now();
     let report = plane.commit(Instant::now()).unwrap();
     let commit = start.elapsed();
-    let messages = commands.len() + routes.len();
+    let messages = commands.len() + routes.len() + policies.len();
     assert_eq!(report.total(), messages);
     let counters = plane.kernel().counters();
     println!(
@@ -93,9 +99,25 @@ fn kernel_part(services: u32, round: u32) {
         commit.as_secs_f64(),
         commit.as_secs_f64() / floor.as_secs_f64(),
         messages as f64 / commit.as_secs_f64(),
-        counters.ipvs.system_calls + counters.route.system_calls,
+        counters.ipvs.system_calls + counters.route.system_calls + counters.nftables.system_calls,
         model.as_secs_f64(),
     );
+}
+
+/// What the policy tables get: rules, and three elements a service.
+fn policies(services: u32) -> Vec<Op> {
+    let mut plane = DataPlane::new(FakeKernel::new(), load::ROUTES_ALONE);
+    let mut cluster = Cluster::new(load::config());
+    for number in 0..services {
+        cluster.apply(load::service(number));
+        cluster.apply(load::slice(number, ENDPOINTS));
+    }
+    for name in cluster.take_touched() {
+        plane.want(&name, &cluster.program(&name));
+    }
+    let plan = plane.plan(Instant::now());
+    let ops = plan.ops().iter().filter(|op| matches!(op, Op::Policy(_)));
+    ops.cloned().collect()
 }
 
 fn from_an_api_server(program: &std::path::Path, services: u32, changes: usize) {
