@@ -49,6 +49,29 @@ const MODULES: &[&str] = &[
     "ip_vs_sed",
     "ip_vs_nq",
     "ip_vs_twos",
+    "nfnetlink",
+    "nf_tables",
+    "nft_chain_nat",
+    "nft_compat",
+    "nft_ct",
+    "nft_fib",
+    "nft_fib_ipv4",
+    "nft_fib_ipv6",
+    "nft_fib_inet",
+    "nft_masq",
+    "nft_nat",
+    "nft_reject",
+    "nft_reject_ipv4",
+    "nft_reject_ipv6",
+    "nft_reject_inet",
+    "nft_redir",
+    "nf_conntrack_netlink",
+    "xt_conntrack",
+    "xt_comment",
+    "xt_mark",
+    "xt_addrtype",
+    "bridge",
+    "br_netfilter",
 ];
 const NOISE: &[&str] = &["reboot: Power down", "Powering off", "The system is going down"];
 
@@ -69,7 +92,8 @@ pub(super) fn prepare(cache: &Path) -> Result<Image> {
     let folder = cache.join("qemu");
     let image = Image {
         kernel: folder.join("vmlinuz"),
-        initial: folder.join("initial.gz"),
+        // Another list of modules is another file.
+        initial: folder.join(format!("initial-{}.gz", MODULES.len())),
     };
     if image.kernel.exists() && image.initial.exists() {
         return Ok(image);
