@@ -8,7 +8,7 @@
     reason = "a program for a person; it stops at what it did not expect"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -18,6 +18,8 @@ use testbed::matrix::cell::{Cell, Plan, plans};
 use testbed::matrix::cluster::Cluster;
 use testbed::matrix::proxy::{Kind, Proxies};
 use testbed::matrix::question::Mode;
+use testbed::matrix::mutant::{Mutant, Verdict};
+use testbed::matrix::runner::Haste;
 use testbed::matrix::{mutant, report, runner};
 
 /// What was asked for.
@@ -111,7 +113,7 @@ fn run(options: &Options) -> Result<bool> {
         };
         let serving = start.elapsed().as_secs_f64();
         println!("world {name}: {} cells", cells.len());
-        let found = runner::run(plan, &cells, &cluster)?;
+        let found = runner::run(plan, &cells, &cluster, Haste::None)?;
         println!(
             "world {name:18} {:5} cells, {:4} differ (built after {built:.0} s, serving after {serving:.0} s, asked after {:.0} s)",
             found.len(),
@@ -145,10 +147,10 @@ fn keep_logs(options: &Options, from: &Path, world: &str) -> Result<()> {
     Ok(())
 }
 
-/// Each rule once, in the first world that has it.
+/// Each rule in the worlds that have it, until a cell tells.
 fn run_mutants(options: &Options) -> Result<bool> {
-    let mut done = BTreeSet::new();
-    let mut missed = 0;
+    let mut verdicts: BTreeMap<Mutant, Verdict> = BTreeMap::new();
+    let mut told = true;
     for plan in &plans(options.kind.mode()) {
         let cells: Vec<_> = plan.cells.iter().filter(|cell| wanted(plan, cell, options)).collect();
         if cells.is_empty() {
@@ -161,7 +163,7 @@ fn run_mutants(options: &Options) -> Result<bool> {
             Ok(proxies) => proxies,
             Err(error) => {
                 println!("world {}: {error:#}", world(plan));
-                missed += 1;
+                told = false;
                 continue;
             }
         };
@@ -169,27 +171,38 @@ fn run_mutants(options: &Options) -> Result<bool> {
         if let Some(rules) = &options.rules {
             cluster.on_nodes(&format!("nft -f {}", rules.display()))?;
         }
-        let all = mutant::mutants(&cluster)?;
-        let new: Vec<_> = all.into_iter().filter(|mutant| done.insert(mutant.clone())).collect();
-        if new.is_empty() {
+        let mut open = mutant::mutants(&cluster)?;
+        open.retain(|mutant| !matches!(verdicts.get(mutant), Some(Verdict::Caught(_) | Verdict::NotAsked)));
+        if open.is_empty() {
             continue;
         }
         // What differs anyway tells nothing about a mutant.
-        let before = runner::run(plan, &cells, &cluster)?;
+        let before = runner::run(plan, &cells, &cluster, Haste::None)?;
         let agree: BTreeSet<_> = before
             .iter()
             .filter(|outcome| outcome.agrees)
             .map(|outcome| &outcome.name)
             .collect();
         let cells: Vec<_> = cells.into_iter().filter(|cell| agree.contains(&cell.name)).collect();
-        println!("{} of {} cells agree without a mutant", cells.len(), before.len());
-        for mutant in new {
+        println!(
+            "world {}: {} of {} cells agree without a mutant; {} mutants",
+            world(plan),
+            cells.len(),
+            before.len(),
+            open.len()
+        );
+        for mutant in open {
             let verdict = mutant::run(&mutant, plan, &cells, &cluster, &mut proxies)?;
-            missed += usize::from(matches!(verdict, mutant::Verdict::NotCaught(_)));
             println!("mutant {mutant}: {verdict}");
+            verdicts.insert(mutant, verdict);
         }
     }
-    println!("{} mutants, {missed} not caught", done.len());
-    ensure!(!done.is_empty(), "there is no rule to take out");
-    Ok(missed == 0)
+    let missed: Vec<_> = verdicts
+        .iter()
+        .filter(|(_, verdict)| matches!(verdict, Verdict::NotCaught(_)))
+        .map(|(mutant, _)| format!("\n  {mutant}"))
+        .collect();
+    println!("{} mutants, {} not caught{}", verdicts.len(), missed.len(), missed.concat());
+    ensure!(!verdicts.is_empty(), "there is no rule to take out");
+    Ok(told && missed.is_empty())
 }

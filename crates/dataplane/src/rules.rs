@@ -189,7 +189,7 @@ impl Rules {
         list.add("T1 T4 T5 verdicts", "in", [new(), verdicts()]);
         list.add("ours", "in", [new(), at(SetName::Services), RETURN]);
         list.add(
-            "health-check node ports",
+            "T6 health-check node ports",
             "in",
             [
                 new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::oracle::promise;
 use super::question::{Address, Ask, Mode, Promise, Question};
-use super::service::{HOST_PORT, PLACEMENTS, Policy, Protocol, Service, Vip};
+use super::service::{PLACEMENTS, Policy, Protocol, Service, Vip};
 use super::setting::{Fabric, NodePortAddresses, SETTINGS, Setting};
 use super::site::{Client, Family, HOST_PORT_NUMBER, Node, NodeAddress};
 
@@ -58,7 +58,7 @@ pub fn plans(mode: Mode) -> Vec<Plan> {
 
 fn plan(setting: &Setting, mode: Mode) -> Plan {
     let base = setting.name.is_empty();
-    let services = services(base);
+    let services = services(setting);
     let mut names = BTreeSet::new();
     let mut cells = Vec::new();
     for (index, service) in services.iter().enumerate() {
@@ -199,6 +199,9 @@ fn name(question: &Question<'_>) -> String {
     parts.push(match question.ask {
         Ask::Service => question.address.name(),
         Ask::UndefinedPort => format!("{}-undefined-port", question.address.name()),
+        Ask::LastPort => format!("{}-last-port", question.address.name()),
+        Ask::HostPort => format!("{}-host-port-there", question.address.name()),
+        Ask::HealthCheck => format!("{}-health-check-port", question.address.name()),
         Ask::NodePort => format!("{}-node-port-there", question.address.name()),
         Ask::Echo => format!("{}-echo", question.address.name()),
     });
@@ -220,7 +223,9 @@ fn group(question: &Question<'_>) -> String {
     match question.ask {
         Ask::Echo => return "echo".to_owned(),
         Ask::NodePort if service.load_balancer == Vip::Proxy => return "not ours".to_owned(),
-        Ask::UndefinedPort | Ask::NodePort => return "undefined port".to_owned(),
+        Ask::UndefinedPort | Ask::LastPort | Ask::NodePort => return "undefined port".to_owned(),
+        Ask::HostPort => return "host port".to_owned(),
+        Ask::HealthCheck => return "health-check port".to_owned(),
         Ask::Service => {}
     }
     let word = service.name.split('-').next().unwrap_or_default();
@@ -231,7 +236,6 @@ fn group(question: &Question<'_>) -> String {
         "zone" => "topology".to_owned(),
         "foreign" => "not ours".to_owned(),
         "hostport" => "host port".to_owned(),
-        "nodeip" => "external IP of a node".to_owned(),
         _ => match question.address {
             Address::ClusterIp => "cluster IP".to_owned(),
             Address::LoadBalancer => "load balancer".to_owned(),
@@ -253,8 +257,9 @@ fn standard(service: &Service) -> bool {
     service.name.starts_with("svc-")
 }
 
-/// Policies × endpoints; in the base world also the services with something of their own.
-fn services(base: bool) -> Vec<Service> {
+/// Policies × endpoints; in the base world also the services with something of their own. Where external IPs are
+/// addresses of a node, those services alone.
+fn services(setting: &Setting) -> Vec<Service> {
     use Policy::{Cluster, Local};
     let mut all = Vec::new();
     let mut add = |name: &str, placement, change: &dyn Fn(&mut Service)| {
@@ -264,6 +269,28 @@ fn services(base: bool) -> Vec<Service> {
         all.push(service);
         number
     };
+    if setting.node_external_ips {
+        add("nodeip-cluster", "ab", &|service| {
+            service.external_ip = Vip::Node(Node::A, NodeAddress::Internal);
+            service.port = 9001;
+        });
+        add("nodeip-local", "ab", &|service| {
+            service.external_ip = Vip::Node(Node::A, NodeAddress::Internal);
+            service.port = 9002;
+            service.external = Local;
+        });
+        add("nodeip-second", "ab", &|service| {
+            service.external_ip = Vip::Node(Node::A, NodeAddress::Second);
+            service.port = 9003;
+        });
+        // Where a pod has the same as its hostPort (T30).
+        add("nodeip-hostport", "b", &|service| {
+            service.external_ip = Vip::Node(Node::A, NodeAddress::Second);
+            service.port = HOST_PORT_NUMBER;
+        });
+        add(PROBE, "ab", &|_| {});
+        return all;
+    }
     for (internal, external) in [(Cluster, Cluster), (Cluster, Local), (Local, Cluster), (Local, Local)] {
         for placement in PLACEMENTS {
             let mut one = Service::new(0, "", placement);
@@ -274,7 +301,7 @@ fn services(base: bool) -> Vec<Service> {
             });
         }
     }
-    if base {
+    if setting.name.is_empty() {
         add("ranges-outside", "ab", &|service| {
             service.ranges = vec!["198.18.0.0/16", "2001:db8:18::/48"];
         });
@@ -337,20 +364,7 @@ fn services(base: bool) -> Vec<Service> {
         add("foreign-proxy-name", "ab", &|service| {
             service.labels = vec!["service.kubernetes.io/service-proxy-name"];
         });
-        add(HOST_PORT, "b", &|service| service.port = HOST_PORT_NUMBER);
-        add("nodeip-cluster", "ab", &|service| {
-            service.external_ip = Vip::Node(Node::A, NodeAddress::Internal);
-            service.port = 9001;
-        });
-        add("nodeip-local", "ab", &|service| {
-            service.external_ip = Vip::Node(Node::A, NodeAddress::Internal);
-            service.port = 9002;
-            service.external = Local;
-        });
-        add("nodeip-second", "ab", &|service| {
-            service.external_ip = Vip::Node(Node::A, NodeAddress::Second);
-            service.port = 9003;
-        });
+        add("hostport", "b", &|service| service.port = HOST_PORT_NUMBER);
     }
     add(PROBE, "ab", &|_| {});
     all
@@ -367,6 +381,7 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
         return all;
     }
     let plain = standard(service);
+    let vips = [Address::ClusterIp, Address::LoadBalancer, Address::External];
     for family in Family::ALL {
         for client in Client::ALL {
             let place = |address, ask, protocols: &[Protocol], all: &mut Vec<Raw>| {
@@ -417,7 +432,7 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
                     "svc-cluster-ab" | "svc-etp-local-b" | "svc-cluster-none"
                 )
             {
-                for address in [Address::ClusterIp, Address::LoadBalancer, Address::External] {
+                for address in vips {
                     place(address, Ask::UndefinedPort, &[Tcp, Udp], &mut all);
                     place(address, Ask::NodePort, &[Tcp, Udp], &mut all);
                     place(address, Ask::Echo, &[Tcp], &mut all);
@@ -425,10 +440,28 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
                 let own = Address::Node(client.node(), NodeAddress::Internal);
                 place(own, Ask::UndefinedPort, &[Tcp, Udp], &mut all);
             }
+            if base && service.name == "svc-cluster-ab" {
+                for address in vips {
+                    place(address, Ask::HostPort, &[Tcp, Udp], &mut all);
+                }
+                if matches!(client, Client::Host(Node::A) | Client::Outside(Node::A)) {
+                    let own = Address::Node(Node::A, NodeAddress::Internal);
+                    place(own, Ask::HostPort, &[Tcp], &mut all);
+                }
+            }
+            if base && service.name == "svc-both-local-ab" {
+                for address in vips {
+                    place(address, Ask::LastPort, &[Tcp, Udp], &mut all);
+                }
+            }
+            if base && matches!(service.name.as_str(), "svc-etp-local-ab" | "svc-etp-local-b") {
+                place(Address::LoadBalancer, Ask::HealthCheck, &[Tcp], &mut all);
+            }
             if service.load_balancer == Vip::Proxy {
                 place(Address::LoadBalancer, Ask::NodePort, &[Tcp, Udp], &mut all);
             }
-            if service.name.starts_with("nodeip-") && (service.name != "nodeip-second" || client.node() == Node::A) {
+            if matches!(service.external_ip, Vip::Node(_, which) if which != NodeAddress::Second || client.node() == Node::A)
+                && service.port != HOST_PORT_NUMBER {
                 place(Address::External, Ask::UndefinedPort, &[Tcp], &mut all);
             }
         }

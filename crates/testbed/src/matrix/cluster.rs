@@ -12,7 +12,7 @@ use super::server::{Place, Servers};
 use super::service::Protocol;
 use super::setting::{Fabric, Setting};
 use super::site::{
-    BRIDGE, Client, DAEMON_PORT, Family, HOST_NETWORK_PORT, HOST_PORT_NUMBER, LINK_PREFIX, Node, NodeAddress, POD_PORT,
+    BRIDGE, Client, DAEMON_PORT, Family, HEALTH_CHECK_PORTS, HOST_NETWORK_PORT, HOST_PORT_NUMBER, LINK_PREFIX, Node, NodeAddress, POD_PORT,
     ROUTER, balancer, far_gateway, pod_address, pod_name, router,
 };
 use crate::link::link;
@@ -264,6 +264,12 @@ impl Cluster {
                 });
             }
         }
+        // The proxy's own server, if it has one, cannot bind then, and says so.
+        places.extend(HEALTH_CHECK_PORTS.map(|port| Place {
+            protocol: Protocol::Tcp,
+            at: (Ipv6Addr::UNSPECIFIED, port).into(),
+            name: node.host(),
+        }));
         capture::install_in_node(&netns)?;
         if node == Node::A {
             redirect_host_port(&netns)?;

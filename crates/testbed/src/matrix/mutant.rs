@@ -4,22 +4,20 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 
 use super::cell::{Cell, Plan};
 use super::cluster::Cluster;
 use super::proxy::Proxies;
-use super::runner;
-use super::site::Node;
+use super::runner::{self, Haste};
 use crate::netns::Netns;
-use crate::tool;
 
 /// kube-ipvs's tables have this name.
 const TABLE: &str = "kube-ipvs";
 const FAMILIES: [&str; 2] = ["ip", "ip6"];
 /// Cells that a mutant is shown first.
-const FIRST: usize = 150;
+const FIRST: usize = 60;
 
 /// Something that is taken out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -162,18 +160,13 @@ pub fn run(mutant: &Mutant, plan: &Plan, cells: &[&Cell], cluster: &Cluster, pro
     if decisions.is_empty() {
         concerned.retain(|cell| cell.subset);
     }
-    let saved: Vec<(Node, Saved)> = cluster
-        .nodes
-        .iter()
-        .map(|(node, netns)| Ok((*node, Saved::new(netns)?)))
-        .collect::<Result<_>>()?;
     for netns in cluster.nodes.values() {
         take_out(mutant, netns)?;
     }
     let mut verdict = Verdict::NotCaught(concerned.len());
     let (first, rest) = concerned.split_at(FIRST.min(concerned.len()));
     for part in [first, rest] {
-        let differs = runner::run(plan, part, cluster)?
+        let differs = runner::run(plan, part, cluster, Haste::Impatient)?
             .into_iter()
             .find(|outcome| !outcome.agrees);
         if let Some(outcome) = differs {
@@ -181,17 +174,10 @@ pub fn run(mutant: &Mutant, plan: &Plan, cells: &[&Cell], cluster: &Cluster, pro
             break;
         }
     }
-    for (node, saved) in saved {
-        let netns = cluster.nodes.get(&node).context("a node without namespace")?;
-        if let Err(error) = saved.put_back(netns) {
-            // nft cannot load all that it lists; the daemon writes its tables anew.
-            eprintln!(
-                "nft cannot restore the tables of {} ({error:#}); kube-ipvs does",
-                node.name()
-            );
-            Saved::remove(netns);
-            proxies.restart_ours(node, netns)?;
-        }
+    // By the daemon, which writes its tables anew: nft cannot load all that it lists.
+    for (node, netns) in &cluster.nodes {
+        remove(netns)?;
+        proxies.restart_ours(*node, netns)?;
     }
     Ok(verdict)
 }
@@ -207,36 +193,10 @@ fn take_out(mutant: &Mutant, netns: &Netns) -> Result<()> {
     Ok(())
 }
 
-/// The tables of a node, as nft lists them.
-struct Saved(Vec<(&'static str, String)>);
-
-impl Saved {
-    fn new(netns: &Netns) -> Result<Self> {
-        let mut all = Vec::new();
-        for family in FAMILIES {
-            if let Ok(text) = netns.sh(&format!("nft list table {family} {TABLE}")) {
-                all.push((family, text));
-            }
-        }
-        Ok(Self(all))
-    }
-
-    fn put_back(&self, netns: &Netns) -> Result<()> {
-        let mut script = String::new();
-        for (family, text) in &self.0 {
-            script.push_str(&format!("delete table {family} {TABLE}\n{text}\n"));
-        }
-        netns.run(|| tool::feed(&["nft", "-f", "-"], &script))?;
-        let now = Self::new(netns)?;
-        anyhow::ensure!(now.0 == self.0, "the restored table lists differently");
-        Ok(())
-    }
-
-    fn remove(netns: &Netns) {
-        for family in FAMILIES {
-            let _ = netns.sh(&format!("nft delete table {family} {TABLE}"));
-        }
-    }
+fn remove(netns: &Netns) -> Result<()> {
+    FAMILIES
+        .iter()
+        .try_for_each(|family| netns.sh(&format!("nft delete table {family} {TABLE}")).map(drop))
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::question::{Address, Ask, Expectation, Mode, Promise, Question, Source, Spread};
-use super::service::{Endpoint, HOST_PORT, Place, Policy, Service, State, Vip};
+use super::service::{Endpoint, Place, Policy, Service, State, Vip};
 use super::setting::{Detector, Fabric, NodePortAddresses};
-use super::site::{Client, Family, Node, NodeAddress, ROUTER};
+use super::site::{Client, Family, HOST_PORT_NUMBER, Node, NodeAddress, ROUTER, pod_name};
 
 /// Where a client is, seen from the node that handles its packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,17 @@ impl Oracle<'_> {
         let expectation = match self.question.ask {
             Ask::Service => self.service(),
             Ask::UndefinedPort => self.undefined(),
+            Ask::LastPort => {
+                self.cite("T6");
+                self.only_at_a_vip(Expectation::Refused)
+            }
+            Ask::HostPort => self.host_port(),
+            Ask::HealthCheck => {
+                // A balancer asks at the address that it balances.
+                self.cite("T6");
+                let source = self.to_the_node();
+                self.only_at_a_vip(Expectation::answer(&self.node.host(), source))
+            }
             Ask::NodePort if self.at_the_balancer() => {
                 // T10: a port that is a NodePort, at an address that no node has.
                 self.cite("T10");
@@ -103,11 +114,25 @@ impl Oracle<'_> {
         if self.is_nodes_own() {
             // T7: the node's own daemon answers.
             self.cite("T7");
-            let source = match self.position() {
-                Position::Itself => Source::Within(self.node),
-                _ => Source::Client,
-            };
-            return Expectation::answer(&self.node.host(), source);
+            return Expectation::answer(&self.node.host(), self.to_the_node());
+        }
+        self.cite("T6");
+        self.only_at_a_vip(Expectation::Refused)
+    }
+
+    /// What a daemon of the node sees.
+    fn to_the_node(&self) -> Source {
+        match self.position() {
+            Position::Itself => Source::Within(self.node),
+            _ => Source::Client,
+        }
+    }
+
+    /// A pod's hostPort where no service has it: at the node's own addresses the pod's, at a VIP nobody's.
+    fn host_port(&mut self) -> Expectation {
+        self.cite("T30");
+        if self.is_nodes_own() {
+            return Expectation::answer(&pod_name(Node::A, 2), self.untouched());
         }
         self.cite("T6");
         self.only_at_a_vip(Expectation::Refused)
@@ -202,7 +227,7 @@ impl Oracle<'_> {
         if service.affinity {
             self.cite("T20");
         }
-        if service.name == HOST_PORT {
+        if service.port == HOST_PORT_NUMBER {
             self.cite("T30");
         }
         let bridged = match question.setting.fabric {

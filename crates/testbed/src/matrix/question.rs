@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::service::{Protocol, Service};
 use super::setting::Setting;
-use super::site::{Client, DAEMON_PORT, Family, Node, NodeAddress};
+use super::site::{Client, DAEMON_PORT, Family, HOST_PORT_NUMBER, Node, NodeAddress};
 
 /// How the proxy programs the kernel; a few promises differ (decisions.md §4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,12 @@ pub enum Ask {
     Service,
     /// A port that no service has there; daemons of the nodes listen on it on all addresses.
     UndefinedPort,
+    /// The last port, where no service is and nobody listens.
+    LastPort,
+    /// The hostPort of a pod on node A, where no service has it.
+    HostPort,
+    /// The service's health-check node port; daemons of the nodes listen on it on all addresses.
+    HealthCheck,
     /// The node port, at an address that is no node's.
     NodePort,
     /// An ICMP echo.
@@ -106,6 +112,9 @@ impl Question<'_> {
             (Ask::Service, Address::Node(..)) | (Ask::NodePort, _) => self.service.node_port(),
             (Ask::Service, _) => self.service.port,
             (Ask::UndefinedPort, _) => DAEMON_PORT,
+            (Ask::LastPort, _) => u16::MAX,
+            (Ask::HostPort, _) => HOST_PORT_NUMBER,
+            (Ask::HealthCheck, _) => self.service.health_check_node_port(),
             (Ask::Echo, _) => 0,
         };
         (self.ip(), port).into()

@@ -4,6 +4,7 @@
 //! of theirs. Between them the kernel's limit of ICMP errors is lifted, but not for refused TCP (T5: every time).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,6 +30,8 @@ const DISAPPOINTED: usize = 100;
 const SILENCE: Duration = Duration::from_millis(1500);
 /// Questions until each of several endpoints must have answered: one of four is missed once in ten million times.
 const QUESTIONS: usize = 60;
+/// Questions without a pause. Two clients in step on one round robin get always the same endpoint each.
+const REGULAR: usize = 6;
 /// Questions of a cell with one possible answer, or none.
 const REPEATED: usize = 3;
 /// Questions on their way at a time, of each client.
@@ -56,15 +59,27 @@ pub struct Outcome {
     pub question: String,
 }
 
+/// How long clients wait for promised answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Haste {
+    /// Long enough for a slow machine.
+    None,
+    /// No longer than for silence: where the answer that never comes is what is looked for.
+    Impatient,
+}
+
 /// Asks cells in a cluster whose proxies serve.
 ///
 /// # Errors
 /// The world breaks; a cell that differs is none.
-pub fn run(plan: &Plan, cells: &[&Cell], cluster: &Cluster) -> Result<Vec<Outcome>> {
+pub fn run(plan: &Plan, cells: &[&Cell], cluster: &Cluster, haste: Haste) -> Result<Vec<Outcome>> {
     let runner = Runner {
         plan,
         cluster,
-        disappointments: AtomicUsize::new(0),
+        disappointments: AtomicUsize::new(match haste {
+            Haste::None => 0,
+            Haste::Impatient => DISAPPOINTED,
+        }),
     };
     let kind = |cell: &Cell| -> usize {
         match (&cell.promise.expectation, cell.protocol) {
@@ -180,8 +195,11 @@ impl Runner<'_> {
             Expectation::Silence | Expectation::NoAnswer => (1, SILENCE),
         };
         let mut came = Vec::new();
-        for _ in 0..times {
-            let tired = self.disappointments.load(Ordering::Relaxed) > DISAPPOINTED;
+        for time in 0..times {
+            if time >= REGULAR {
+                tokio::time::sleep(irregular(&cell.name, time)).await;
+            }
+            let tired = self.disappointments.load(Ordering::Relaxed) >= DISAPPOINTED;
             let one = ask(by, to, if tired { SILENCE } else { patience }).await;
             if one == Came::Silence && patience != SILENCE {
                 self.disappointments.fetch_add(1, Ordering::Relaxed);
@@ -289,6 +307,13 @@ fn outcome(cell: &Cell, service: &str, question: &str, seen: &str, agrees: bool)
         service: service.to_owned(),
         question: question.to_owned(),
     }
+}
+
+/// A pause of up to some milliseconds, different for each cell and time.
+fn irregular(name: &str, time: usize) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    (name, time).hash(&mut hasher);
+    Duration::from_micros(hasher.finish() % 8000)
 }
 
 /// Each different thing that came, with its number.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::site::{Family, HOST_NETWORK_PORT, Node, NodeAddress, balancer, pod_address, pod_name};
+use super::site::{HEALTH_CHECK_PORTS, Family, HOST_NETWORK_PORT, Node, NodeAddress, balancer, pod_address, pod_name};
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,9 +120,6 @@ pub enum Vip {
     Proxy,
 }
 
-/// The service whose port is also the hostPort of a pod on node A, as the portmap plugin redirects it.
-pub const HOST_PORT: &str = "hostport";
-
 /// A Service. All have a port of each protocol.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -204,6 +201,11 @@ impl Service {
         30000 + self.number
     }
 
+    /// Its health-check node port, if it has one: where a balancer asks whether this node has endpoints.
+    pub fn health_check_node_port(&self) -> u16 {
+        HEALTH_CHECK_PORTS.start + self.number
+    }
+
     /// The port at an endpoint: in a pod no other service has it, so a packet tells which service it is of.
     pub fn target_port(&self, place: Place) -> u16 {
         match place {
@@ -253,6 +255,9 @@ impl Service {
             "internalTrafficPolicy": self.internal.field(), "externalTrafficPolicy": self.external.field(),
             "sessionAffinity": if self.affinity { "ClientIP" } else { "None" },
         });
+        if self.external == Policy::Local {
+            field(&mut spec, "healthCheckNodePort", self.health_check_node_port().into());
+        }
         if self.affinity {
             field(
                 &mut spec,

@@ -62,6 +62,8 @@ pub struct Setting {
     pub node_port_addresses: NodePortAddresses,
     /// Links of pods.
     pub fabric: Fabric,
+    /// External IPs are addresses of a node (T18). Apart, since a proxy that binds them elsewhere cuts that node off.
+    pub node_external_ips: bool,
     /// Somebody else set the policy of FORWARD to DROP on node C (T28).
     pub forward_drop: bool,
 }
@@ -73,11 +75,12 @@ pub const BASE: Setting = Setting {
     masquerade_all: false,
     node_port_addresses: NodePortAddresses::All,
     fabric: Fabric::Mixed,
+    node_external_ips: false,
     forward_drop: false,
 };
 
 /// All worlds.
-pub const SETTINGS: [Setting; 9] = [
+pub const SETTINGS: [Setting; 10] = [
     BASE,
     Setting {
         name: "masquerade-all",
@@ -114,6 +117,11 @@ pub const SETTINGS: [Setting; 9] = [
     Setting {
         name: "nodeport-primary",
         node_port_addresses: NodePortAddresses::Primary,
+        ..BASE
+    },
+    Setting {
+        name: "node-external-ips",
+        node_external_ips: true,
         ..BASE
     },
     Setting {

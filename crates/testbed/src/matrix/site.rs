@@ -298,5 +298,7 @@ pub const POD_PORT: u16 = 8080;
 pub const HOST_NETWORK_PORT: u16 = 9376;
 /// A daemon of every node listens here on all addresses, as sshd does.
 pub const DAEMON_PORT: u16 = 2222;
+/// Health-check node ports of services, by number; those of the first services are served.
+pub const HEALTH_CHECK_PORTS: std::ops::Range<u16> = 31000..31064;
 /// The hostPort of a pod on node A: every address of the node leads there, unless a service has it.
 pub const HOST_PORT_NUMBER: u16 = 9443;
