@@ -16,9 +16,9 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use testbed::matrix::cell::{Cell, Plan, plans};
 use testbed::matrix::cluster::Cluster;
+use testbed::matrix::mutant::{Mutant, Verdict};
 use testbed::matrix::proxy::{Kind, Proxies};
 use testbed::matrix::question::Mode;
-use testbed::matrix::mutant::{Mutant, Verdict};
 use testbed::matrix::runner::Haste;
 use testbed::matrix::{mutant, report, runner};
 
@@ -202,7 +202,12 @@ fn run_mutants(options: &Options) -> Result<bool> {
         .filter(|(_, verdict)| matches!(verdict, Verdict::NotCaught(_)))
         .map(|(mutant, _)| format!("\n  {mutant}"))
         .collect();
-    println!("{} mutants, {} not caught{}", verdicts.len(), missed.len(), missed.concat());
+    println!(
+        "{} mutants, {} not caught{}",
+        verdicts.len(),
+        missed.len(),
+        missed.concat()
+    );
     ensure!(!verdicts.is_empty(), "there is no rule to take out");
     Ok(told && missed.is_empty())
 }

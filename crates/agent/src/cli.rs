@@ -132,6 +132,10 @@ pub(crate) struct OwnArgs {
     /// VIPs are addresses on kube-ipvs0 as well as local routes. false: routes only.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) vip_addresses: bool,
+    /// How long a TCP endpoint that is gone may keep its connections before it is removed; 0 = as long as they live. A
+    /// Service says otherwise by the annotation kube-ipvs.io/drain-timeout.
+    #[arg(long, value_name = "DURATION", default_value = "15m")]
+    pub(crate) drain_timeout: GoDuration,
     /// Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(crate) iptables_forward_accept: ForwardAccept,

@@ -71,6 +71,7 @@ fn serve<K: Kernel + Send + 'static>(
             dataplane::Settings {
                 with_addresses: settings.vip_addresses,
                 masquerade_bit: settings.masquerade_bit,
+                drain_timeout: settings.drain_timeout,
             },
         );
         let (disturbed, disturbances) = mpsc::channel(1);

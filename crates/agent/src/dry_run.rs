@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use dataplane::kernel::PresentServer;
 use dataplane::{Kernel, KernelBroken, Op, OpError, Snapshot};
-use ipvs::VirtualServer;
+use ipvs::{RealServer, VirtualServer};
+use rustc_hash::FxHashMap;
 
 /// Prints each op on standard output in place of executing it. Reads the kernel that it was given, if any.
 pub(crate) struct DryRun<K> {
@@ -41,6 +42,12 @@ impl<K: Kernel> Kernel for DryRun<K> {
             .map_or(Ok(None), |kernel| kernel.read_virtual_server(server))
     }
 
+    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+        self.inner
+            .as_mut()
+            .map_or_else(|| Ok(FxHashMap::default()), |kernel| kernel.connections(server))
+    }
+
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
         let mut out = io::stdout().lock();
         for op in ops {
@@ -59,6 +66,10 @@ impl Kernel for Nowhere {
     }
 
     fn read_virtual_server(&mut self, _: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {
+        match *self {}
+    }
+
+    fn connections(&mut self, _: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
         match *self {}
     }
 

@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) min_sync_period: Duration,
     pub(crate) strict_arp: bool,
     pub(crate) timeouts: IpvsTimeouts,
+    /// How long a TCP endpoint that is gone may keep its connections; zero = as long as they live.
+    pub(crate) drain_timeout: Duration,
     pub(crate) dry_run: bool,
     pub(crate) vip_addresses: bool,
     pub(crate) forward_accept: ForwardAccept,
@@ -108,6 +110,7 @@ impl Settings {
                 tcp_fin: given.ipvs.tcp_fin_timeout.0,
                 udp: given.ipvs.udp_timeout.0,
             },
+            drain_timeout: args.own.drain_timeout.0,
             dry_run: args.own.dry_run,
             vip_addresses: args.own.vip_addresses,
             forward_accept: args.own.iptables_forward_accept,

@@ -174,7 +174,12 @@ impl<K: Kernel> Sync<K> {
             .then(|| self.plane.ledger().next_retry())
             .flatten()
             .map(|at| at.max(self.not_before));
-        [node, background, staged, retry]
+        let look = self
+            .serving
+            .then(|| self.plane.ledger().next_look())
+            .flatten()
+            .map(|at| at.max(self.not_before));
+        [node, background, staged, retry, look]
             .into_iter()
             .flatten()
             .min()
@@ -191,9 +196,18 @@ impl<K: Kernel> Sync<K> {
         if !self.serving && !self.may_start(now) || now < self.not_before {
             return;
         }
-        let due = self.must_adopt || !self.touched.is_empty();
+        let mut due = self.must_adopt || !self.touched.is_empty();
         let retry = self.plane.ledger().next_retry().is_some_and(|at| at <= now);
-        let written = if due || retry {
+        let look = !self.must_adopt && self.plane.ledger().next_look().is_some_and(|at| at <= now);
+        let looked = if look {
+            self.plane.look_at_drains(now)
+        } else {
+            Ok(false)
+        };
+        due |= *looked.as_ref().unwrap_or(&false);
+        let written = if let Err(broken) = looked {
+            Err(broken)
+        } else if due || retry {
             self.not_before = now + self.min_sync_period;
             self.commit(now)
         } else {
@@ -276,6 +290,8 @@ impl<K: Kernel> Sync<K> {
                 vips_out = count(Phase::VipsOut),
                 virtual_servers_out = count(Phase::VirtualServersOut),
                 policies_out = count(Phase::PoliciesOut),
+                flows = count(Phase::Flows),
+                draining = self.plane.ledger().draining(),
                 refused = report.refused.len(),
                 microseconds = took.as_micros(),
                 "commit"

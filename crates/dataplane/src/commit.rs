@@ -203,21 +203,8 @@ impl Withheld {
     }
 
     fn lacks_policies(&self, server: &VirtualServer) -> bool {
-        match *server {
-            VirtualServer::Address {
-                address,
-                port,
-                protocol,
-            } => {
-                let place = Place {
-                    address,
-                    port,
-                    protocol,
-                };
-                self.places.contains(&place) || self.families.contains(&family_of(address))
-            }
-            VirtualServer::Mark { .. } => false,
-        }
+        Place::of(server)
+            .is_some_and(|place| self.places.contains(&place) || self.families.contains(&family_of(place.address)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Frontends → kernel objects: virtual servers, and elements of the policy tables. Pure.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipvs::{
     Flags, Persistence, Protocol, RealServer, RealServerConfig, SchedulerName, VirtualServer, VirtualServerConfig,
@@ -55,11 +56,16 @@ pub struct Objects {
     pub servers: Vec<Compiled>,
     /// Elements of the policy tables, sorted, no key twice.
     pub elements: Vec<(ElementKey, ElementValue)>,
+    /// How long its TCP real servers drain at most, where the service says so itself; zero = without end.
+    pub drain_timeout: Option<Duration>,
 }
 
 /// A service's objects.
 pub fn compile(program: &Program) -> Objects {
-    let mut objects = Objects::default();
+    let mut objects = Objects {
+        drain_timeout: program.drain_timeout,
+        ..Objects::default()
+    };
     for frontend in &program.frontends {
         objects.servers.push(virtual_server(frontend));
         policy(frontend, &mut objects.elements);
@@ -137,11 +143,8 @@ fn hairpin(target: &Target, protocol: Protocol) -> Option<ElementKey> {
 }
 
 fn virtual_server(frontend: &Frontend) -> Compiled {
-    let Place {
-        address,
-        port,
-        protocol,
-    } = place(frontend);
+    let at = place(frontend);
+    let address = at.address;
     let real = |target: &Target| {
         let real = RealServer {
             address: target.address,
@@ -149,11 +152,7 @@ fn virtual_server(frontend: &Frontend) -> Compiled {
         (real, RealServerConfig::masquerade(WEIGHT))
     };
     Compiled {
-        server: VirtualServer::Address {
-            address,
-            port,
-            protocol,
-        },
+        server: at.virtual_server(),
         config: VirtualServerConfig {
             scheduler: scheduler_name(frontend.scheduler),
             flags: scheduler_flags(frontend.scheduler),

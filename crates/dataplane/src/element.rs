@@ -3,9 +3,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use ipvs::Protocol;
+use ipvs::{Protocol, VirtualServer};
 use nftables::set::ElementData;
 use nftables::{DataType, Family, Set, SetData, Value, Verdict};
 
@@ -18,6 +19,33 @@ pub struct Place {
     pub port: u16,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+impl Place {
+    /// The virtual server there.
+    pub fn virtual_server(self) -> VirtualServer {
+        VirtualServer::Address {
+            address: self.address,
+            port: self.port,
+            protocol: self.protocol,
+        }
+    }
+
+    /// Where a virtual server is; `None` = it is one of a mark.
+    pub fn of(server: &VirtualServer) -> Option<Self> {
+        match *server {
+            VirtualServer::Address {
+                address,
+                port,
+                protocol,
+            } => Some(Self {
+                address,
+                port,
+                protocol,
+            }),
+            VirtualServer::Mark { .. } => None,
+        }
+    }
 }
 
 /// The sets and maps of a table. Their names are the kernel's, seen by `nft list ruleset`.
@@ -49,6 +77,8 @@ pub enum SetName {
     Sources,
     /// Health-check node ports: reachable at VIPs, too.
     HealthPorts,
+    /// Places with real servers that drain, with their deadlines (L5). No rule looks them up: a ledger in the kernel.
+    Draining,
 }
 
 /// Identity of an element.
@@ -64,6 +94,8 @@ pub enum ElementKey {
     Source(Place, IpNet),
     /// Of `health-ports`.
     HealthPort(Family, u16),
+    /// Of `draining`: a real server of the place.
+    Draining(Place, SocketAddr),
 }
 
 /// What an element leads to.
@@ -77,6 +109,8 @@ pub enum ElementValue {
     Refuse,
     /// Another destination.
     To(SocketAddr),
+    /// Nothing, and it goes by itself after this time; `None` = it stays.
+    For(Option<Duration>),
     /// Something that we never write.
     Unknown,
 }
@@ -86,7 +120,7 @@ pub(crate) const REFUSE: &str = "refuse";
 
 impl SetName {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Services,
         Self::Vips,
         Self::Verdicts,
@@ -100,6 +134,7 @@ impl SetName {
         Self::RestrictedNode,
         Self::Sources,
         Self::HealthPorts,
+        Self::Draining,
     ];
 
     /// Its name in the kernel.
@@ -119,6 +154,7 @@ impl SetName {
             Self::RestrictedNode => "restricted-node",
             Self::Sources => "sources",
             Self::HealthPorts => "health-ports",
+            Self::Draining => "draining",
         }
     }
 
@@ -133,6 +169,7 @@ impl SetName {
             Self::Vips => vec![address],
             Self::Hairpin | Self::Sources => vec![address, proto, port, address],
             Self::HealthPorts => vec![port],
+            Self::Draining => vec![address, proto, port, address, port],
             _ => vec![address, proto, port],
         };
         let data = match self {
@@ -145,7 +182,7 @@ impl SetName {
             key,
             data,
             intervals: self == Self::Sources,
-            timeouts: false,
+            timeouts: self == Self::Draining,
         }
     }
 }
@@ -159,6 +196,7 @@ impl ElementKey {
             Self::Hairpin(_) => SetName::Hairpin,
             Self::Source(..) => SetName::Sources,
             Self::HealthPort(..) => SetName::HealthPorts,
+            Self::Draining(..) => SetName::Draining,
         }
     }
 
@@ -166,7 +204,9 @@ impl ElementKey {
     pub fn family(&self) -> Family {
         let address = match self {
             Self::HealthPort(family, _) => return *family,
-            Self::Place(_, place) | Self::Hairpin(place) | Self::Source(place, _) => place.address,
+            Self::Place(_, place) | Self::Hairpin(place) | Self::Source(place, _) | Self::Draining(place, _) => {
+                place.address
+            }
             Self::Vip(address) => *address,
         };
         family_of(address)
@@ -175,7 +215,7 @@ impl ElementKey {
     /// The place that it is about, where it is about one.
     pub fn place(&self) -> Option<Place> {
         match self {
-            Self::Place(_, place) | Self::Source(place, _) => Some(*place),
+            Self::Place(_, place) | Self::Source(place, _) | Self::Draining(place, _) => Some(*place),
             Self::Vip(_) | Self::Hairpin(_) | Self::HealthPort(..) => None,
         }
     }
@@ -195,9 +235,13 @@ impl ElementKey {
                 Some([place(at), vec![Value::Ip(range.broadcast())]].concat()),
             ),
             Self::HealthPort(_, port) => (vec![Value::Port(*port)], None),
+            Self::Draining(at, real) => {
+                let real = vec![Value::Ip(real.ip()), Value::Port(real.port())];
+                ([place(at), real].concat(), None)
+            }
         };
         let data = match value {
-            ElementValue::There | ElementValue::Unknown => ElementData::None,
+            ElementValue::There | ElementValue::For(_) | ElementValue::Unknown => ElementData::None,
             ElementValue::Drop => ElementData::Verdict(Verdict::Drop),
             ElementValue::Refuse => ElementData::Verdict(Verdict::Goto(REFUSE.to_owned())),
             ElementValue::To(to) => ElementData::Values(vec![Value::Ip(to.ip()), Value::Port(to.port())]),
@@ -206,7 +250,10 @@ impl ElementKey {
             key,
             end,
             data,
-            timeout: None,
+            timeout: match value {
+                ElementValue::For(time) => time,
+                _ => None,
+            },
         }
     }
 
@@ -235,12 +282,23 @@ impl ElementKey {
                 Self::Source(place(*to, *number, *port)?, range(*first, last)?)
             }
             (SetName::HealthPorts, [Value::Port(port)]) => Self::HealthPort(family, *port),
+            (
+                SetName::Draining,
+                [
+                    Value::Ip(to),
+                    Value::Proto(number),
+                    Value::Port(port),
+                    Value::Ip(real),
+                    Value::Port(real_port),
+                ],
+            ) => Self::Draining(place(*to, *number, *port)?, SocketAddr::new(*real, *real_port)),
             (_, [Value::Ip(address), Value::Proto(number), Value::Port(port)]) => {
                 Self::Place(set, place(*address, *number, *port)?)
             }
             _ => return None,
         };
         let value = match &element.data {
+            ElementData::None if set == SetName::Draining => ElementValue::For(element.timeout),
             ElementData::None => ElementValue::There,
             ElementData::Verdict(Verdict::Drop) => ElementValue::Drop,
             ElementData::Verdict(Verdict::Goto(chain)) if chain == REFUSE => ElementValue::Refuse,
@@ -346,6 +404,17 @@ mod tests {
         check(ElementKey::Vip(v6.address), There, "fd00::1");
         check(ElementKey::Hairpin(v4), There, "10.96.0.1 . tcp . 80 . 10.96.0.1");
         check(ElementKey::HealthPort(Family::Ip, 30000), There, "30000");
+        let drained = "[fd00::2]:8080".parse().unwrap();
+        check(
+            ElementKey::Draining(v6, drained),
+            For(Some(Duration::from_secs(900))),
+            "fd00::1 . sctp . 80 . fd00::2 . 8080 timeout 900000ms",
+        );
+        check(
+            ElementKey::Draining(v6, drained),
+            For(None),
+            "fd00::1 . sctp . 80 . fd00::2 . 8080",
+        );
         let source = |range: &str| ElementKey::Source(v4, range.parse().unwrap());
         check(
             source("10.0.0.0/8"),

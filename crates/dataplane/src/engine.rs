@@ -1,6 +1,6 @@
 //! The data plane behind four calls: adopt, want, commit, commit addresses.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use service_model::{Family, LocalTraffic, ObjectName, Program};
 
@@ -26,6 +26,8 @@ pub struct Settings {
     pub with_addresses: bool,
     /// The bit of a packet's mark that means masquerading, from 0 (`iptables.masqueradeBit`).
     pub masquerade_bit: u8,
+    /// How long a TCP real server that is gone may keep its connections; zero = as long as they live (L5).
+    pub drain_timeout: Duration,
 }
 
 impl Default for Settings {
@@ -33,6 +35,7 @@ impl Default for Settings {
         Self {
             with_addresses: true,
             masquerade_bit: 14,
+            drain_timeout: Duration::from_secs(15 * 60),
         }
     }
 }
@@ -49,7 +52,7 @@ impl<K: Kernel> DataPlane<K> {
     /// Over a kernel of which nothing is known yet.
     pub fn new(kernel: K, settings: Settings) -> Self {
         let mut plane = Self {
-            ledger: Ledger::new(settings.with_addresses),
+            ledger: Ledger::new(settings.with_addresses, settings.drain_timeout),
             masquerade_bit: settings.masquerade_bit,
             kernel,
         };
@@ -114,6 +117,20 @@ impl<K: Kernel> DataPlane<K> {
             "planning again after a commit gives nothing"
         );
         Ok(report)
+    }
+
+    /// Looks at the real servers that drain: to be called when [`Ledger::next_look`] says so. True where one may go, with
+    /// the next commit.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be read: as [`DataPlane::commit`].
+    pub fn look_at_drains(&mut self, now: Instant) -> Result<bool, KernelBroken> {
+        let mut over = false;
+        for server in self.ledger.to_look_at(now) {
+            let connections = self.kernel.connections(&server)?;
+            over |= self.ledger.look(&server, &connections, now);
+        }
+        Ok(over)
     }
 
     /// Adds some addresses to `kube-ipvs0`: to be called when nothing else waits, until

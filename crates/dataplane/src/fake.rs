@@ -3,14 +3,15 @@
 //! The conformance tests run the same ops against this and the real kernel, which keeps it honest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipvs::{Command, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer, VirtualServerConfig};
 use nftables::Family;
+use rustc_hash::FxHashMap;
 use service_model::Scheduler;
 
 use crate::compile::scheduler_name;
-use crate::element::{ElementKey, ElementValue};
+use crate::element::{ElementKey, ElementValue, Place};
 use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot};
 use crate::plan::{Op, PolicyCommand};
 
@@ -31,6 +32,10 @@ pub struct FakeKernel {
     addresses: BTreeSet<IpAddr>,
     /// By family: rules and elements.
     policies: BTreeMap<Family, PolicyTable>,
+    /// UDP flows: where clients send, and who answers.
+    pub flows: BTreeSet<(Place, SocketAddr)>,
+    /// Connections of real servers; none where nothing is said.
+    pub connections: BTreeMap<(VirtualServer, RealServer), u32>,
     /// Every op that reached it, with what was answered.
     pub log: Vec<(Op, Result<(), i32>)>,
     /// Calls of `execute` with at least one op.
@@ -73,6 +78,11 @@ impl FakeKernel {
         match *op {
             Op::Policy(ref command) => self.apply_policy(command),
             Op::Ipvs(command) => self.apply_ipvs(command),
+            Op::Flows(ref flows) => {
+                self.flows
+                    .retain(|(place, answers)| *place != flows.place || flows.keep.contains(answers));
+                Ok(())
+            }
             Op::Vip(VipCommand::AddRoute(ip)) => self.routes.insert(ip).then_some(()).ok_or(libc::EEXIST),
             Op::Vip(VipCommand::DelRoute(ip)) => self.routes.remove(&ip).then_some(()).ok_or(libc::ESRCH),
             Op::Vip(VipCommand::AddAddress(ip)) => self.addresses.insert(ip).then_some(()).ok_or(libc::EEXIST),
@@ -110,6 +120,10 @@ impl FakeKernel {
             }
             _ => false,
         };
+        // Who adds an element again does not change its time (before Linux 6.12; later ones do).
+        if let (Some(ElementValue::For(_)), ElementValue::For(_)) = (elements.get(&key), value) {
+            return Ok(());
+        }
         if elements.get(&key).is_some_and(|there| *there != value) || elements.keys().any(overlaps) {
             return Err(libc::EEXIST);
         }
@@ -179,6 +193,17 @@ impl Kernel for FakeKernel {
 
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken> {
         Ok(self.present(server))
+    }
+
+    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+        let reals = self.table.get(server).map(|(_, reals)| reals.keys().copied());
+        let count = |real| {
+            (
+                real,
+                self.connections.get(&(*server, real)).copied().unwrap_or_default(),
+            )
+        };
+        Ok(reals.into_iter().flatten().map(count).collect())
     }
 
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {

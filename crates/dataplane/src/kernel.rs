@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use ipvs::{RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
 use nftables::Family;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::element::{ElementKey, ElementValue, SetName};
 use crate::plan::Op;
@@ -24,6 +24,13 @@ pub trait Kernel {
     /// # Errors
     /// Where the kernel cannot be asked.
     fn read_virtual_server(&mut self, server: &VirtualServer) -> Result<Option<PresentServer>, KernelBroken>;
+
+    /// Connections of each real server of a virtual server, those that end included, persistence templates not; empty
+    /// where there is no such virtual server.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken>;
 
     /// Executes ops in order, each on its own, and tells for each how it went. Empty in, empty out. Ops of the policy
     /// tables that stand together are one transaction: those that are not refused happen at one moment.
@@ -63,11 +70,7 @@ impl Snapshot {
         let elements = self.tables.iter().flat_map(|table| &table.elements);
         elements
             .filter_map(|(key, _)| match *key {
-                ElementKey::Place(SetName::Services, place) => Some(VirtualServer::Address {
-                    address: place.address,
-                    port: place.port,
-                    protocol: place.protocol,
-                }),
+                ElementKey::Place(SetName::Services, place) => Some(place.virtual_server()),
                 _ => None,
             })
             .collect()

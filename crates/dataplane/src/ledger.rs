@@ -3,20 +3,22 @@
 //! Looked at only where something was staged: the work of a change does not depend on the number of services.
 //! Compact: a real server costs about 70 bytes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use ipvs::{
-    Command, Flags, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer, VirtualServerConfig,
+    Command, Flags, Protocol, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer,
+    VirtualServerConfig,
 };
 use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::{ObjectName, Scheduler};
 
 use crate::compile::{Compiled, Objects, Priority, scheduler_name};
-use crate::element::ElementKey;
+use crate::drain::Drains;
+use crate::element::{ElementKey, ElementValue, Place, SetName, family_of};
 use crate::kernel::{PresentServer, Snapshot};
-use crate::plan::{Key, Op, Placed, Plan};
+use crate::plan::{EndFlows, Key, Op, Placed, Plan, PolicyCommand};
 use crate::policy_ledger::PolicyLedger;
 use crate::rules::Rules;
 use crate::slot::{Difference, Slot};
@@ -32,6 +34,9 @@ pub struct Ledger {
     servers: FxHashMap<VirtualServer, Entry>,
     vips: FxHashMap<IpAddr, Vip>,
     policies: PolicyLedger,
+    drains: Drains,
+    /// How long a real server drains where its service does not say; zero = without end.
+    drain_timeout: Duration,
     /// The virtual servers of each service.
     services: FxHashMap<ObjectName, Vec<VirtualServer>>,
     /// Objects whose two sides may differ, without the addresses to be added.
@@ -57,6 +62,8 @@ struct Entry {
     owner: Option<ObjectName>,
     vip: Option<IpAddr>,
     priority: Priority,
+    /// What its service says of its real servers' draining.
+    drain_timeout: Option<Duration>,
     /// Sorted by address.
     real_servers: Vec<Real>,
 }
@@ -93,6 +100,13 @@ fn round_robin() -> SchedulerName {
     scheduler_name(Scheduler::RoundRobin)
 }
 
+/// The flows of a virtual server of UDP.
+fn flows_of(server: &VirtualServer) -> Option<Key> {
+    Place::of(server)
+        .filter(|place| place.protocol == Protocol::Udp)
+        .map(Key::Flows)
+}
+
 fn without_scheduler(config: VirtualServerConfig) -> VirtualServerConfig {
     VirtualServerConfig {
         scheduler: round_robin(),
@@ -119,6 +133,7 @@ impl Default for Entry {
             owner: None,
             vip: None,
             priority: Priority::Ordinary,
+            drain_timeout: None,
             real_servers: Vec::new(),
         }
     }
@@ -156,9 +171,11 @@ impl Entry {
 
 impl Ledger {
     /// An empty ledger. `with_addresses`: VIPs are addresses on `kube-ipvs0`, too, besides their routes (L4).
-    pub fn new(with_addresses: bool) -> Self {
+    /// `drain_timeout`: of services that do not say it, zero = without end (L5).
+    pub fn new(with_addresses: bool, drain_timeout: Duration) -> Self {
         Self {
             with_addresses,
+            drain_timeout,
             ..Self::default()
         }
     }
@@ -190,10 +207,36 @@ impl Ledger {
                 self.learn_server(&present.server, Some(present));
             }
         }
+        self.find_drains(snapshot);
         let servers = self.servers.keys().copied().collect::<Vec<_>>();
         servers.iter().for_each(|server| self.stage_server(server));
         for ip in self.vips.keys().copied().collect::<Vec<_>>() {
             self.stage_vip(ip);
+        }
+    }
+
+    /// Which real servers drained when this began (L5). One of weight 0 without a deadline has passed it, unless there is
+    /// no table that could tell, as after another proxy: it drains from now on.
+    fn find_drains(&mut self, snapshot: &Snapshot) {
+        for table in &snapshot.tables {
+            for (key, value) in &table.elements {
+                if let (ElementKey::Draining(place, real), ElementValue::For(left)) = (key, value) {
+                    let (server, real) = (place.virtual_server(), RealServer { address: *real });
+                    let entry = self.servers.get(&server);
+                    if entry.is_some_and(|entry| entry.real(real).is_some_and(|real| real.slot.has.is_some())) {
+                        self.drains.found((server, real), Some(*left));
+                    }
+                }
+            }
+            let of_family = snapshot.virtual_servers.iter().filter(|present| {
+                let address = present.server.address();
+                address.is_some_and(|address| family_of(address) == table.family)
+                    && self.servers.contains_key(&present.server)
+            });
+            for present in of_family {
+                let quiescent = present.real_servers.iter().filter(|(_, config)| config.weight == 0);
+                quiescent.for_each(|(real, _)| self.drains.found((present.server, *real), None));
+            }
         }
     }
 
@@ -214,13 +257,32 @@ impl Ledger {
         let before = self.services.remove(service).unwrap_or_default();
         let now: Vec<_> = objects.servers.iter().map(|object| object.server).collect();
         for object in &objects.servers {
-            self.want_server(service, priority, object);
+            self.want_server(service, priority, object, objects.drain_timeout);
         }
         for server in before.iter().filter(|server| !now.contains(server)) {
             self.release(service, server);
         }
         if !now.is_empty() {
             self.services.insert(service.clone(), now);
+        }
+        for (key, value) in &objects.elements {
+            if let (ElementKey::Place(SetName::Redirects, from), ElementValue::To(to)) = (key, value) {
+                self.stage_redirected_flows(*from, *to);
+            }
+        }
+    }
+
+    /// Flows of insiders are named by where they were sent first; they go on or end with those of where they arrive.
+    fn stage_redirected_flows(&mut self, from: Place, to: SocketAddr) {
+        let target = Place {
+            address: to.ip(),
+            port: to.port(),
+            protocol: from.protocol,
+        };
+        let redirect = Key::Element(ElementKey::Place(SetName::Redirects, from));
+        let moved = self.staged.contains(&Key::Flows(target)) || self.staged.contains(&redirect);
+        if from.protocol == Protocol::Udp && moved {
+            self.staged.insert(Key::Flows(from));
         }
     }
 
@@ -229,7 +291,13 @@ impl Ledger {
         self.policies.want_rules(rules, &mut self.staged);
     }
 
-    fn want_server(&mut self, service: &ObjectName, priority: Priority, object: &Compiled) {
+    fn want_server(
+        &mut self,
+        service: &ObjectName,
+        priority: Priority,
+        object: &Compiled,
+        drain_timeout: Option<Duration>,
+    ) {
         let mut config = object.config;
         if self.no_schedulers.contains(&config.scheduler) {
             self.fall_back(object.server, config.scheduler);
@@ -240,7 +308,10 @@ impl Ledger {
         let entry = self.servers.entry(object.server).or_default();
         entry.owner = Some(service.clone());
         entry.priority = priority;
+        entry.drain_timeout = drain_timeout;
+        let mut flows = false;
         if entry.slot.wanted != Some(config) {
+            flows |= entry.slot.wanted.is_none();
             entry.slot.wanted = Some(config);
             self.staged.insert(Key::VirtualServer(object.server));
         }
@@ -254,8 +325,9 @@ impl Ledger {
         wanted.sort_unstable_by_key(|(real, ..)| *real);
         let staged = &mut self.staged;
         for real in &mut entry.real_servers {
-            if wanted.binary_search_by_key(&real.server, |(real, ..)| *real).is_err() {
-                real.slot.wanted = None;
+            let gone = wanted.binary_search_by_key(&real.server, |(real, ..)| *real).is_err();
+            if gone && real.slot.wanted.take().is_some() {
+                flows = true;
                 staged.insert(Key::RealServer(object.server, real.server));
             }
         }
@@ -266,9 +338,13 @@ impl Ledger {
             let real = entry.real_mut(server);
             real.rank = rank;
             if real.slot.wanted != Some(config) {
+                flows |= real.slot.wanted.is_none();
                 real.slot.wanted = Some(config);
                 staged.insert(Key::RealServer(object.server, server));
             }
+        }
+        if flows {
+            self.staged.extend(flows_of(&object.server));
         }
         let before = std::mem::replace(&mut entry.vip, object.vip);
         if before != object.vip {
@@ -328,6 +404,7 @@ impl Ledger {
 
     fn stage_server(&mut self, server: &VirtualServer) {
         let Some(entry) = self.servers.get(server) else { return };
+        let before = self.staged.len();
         if entry.slot.difference().is_some() {
             self.staged.insert(Key::VirtualServer(*server));
         }
@@ -337,15 +414,19 @@ impl Ledger {
             .filter(|real| real.slot.difference().is_some());
         self.staged
             .extend(reals.map(|real| Key::RealServer(*server, real.server)));
+        if self.staged.len() > before {
+            self.staged.extend(flows_of(server));
+        }
     }
 
     /// The staged changes in order, without those that wait for their retry and without the addresses to be added to
     /// `kube-ipvs0`, which [`Ledger::plan_addresses`] gives.
     pub fn plan(&mut self, now: Instant) -> Plan {
+        self.keep_drains(now);
         let mut placed = Vec::with_capacity(self.staged.len());
         let mut settled = Vec::new();
         for key in &self.staged {
-            match self.op(key) {
+            match self.op(key, now) {
                 None => settled.push(*key),
                 Some(Placed {
                     op: Op::Vip(VipCommand::AddAddress(_)),
@@ -375,7 +456,7 @@ impl Ledger {
             .iter()
             .map(|ip| Key::Address(*ip))
             .filter(|key| !self.waits(key, now));
-        Plan::new(due.filter_map(|key| self.op(&key)).take(limit).collect())
+        Plan::new(due.filter_map(|key| self.op(&key, now)).take(limit).collect())
     }
 
     /// Addresses remain to be added to `kube-ipvs0`, and may be tried now.
@@ -402,12 +483,19 @@ impl Ledger {
 
     /// The op that brings an object to its wanted value; `None` where nothing is to be done, or where it is done by
     /// another one: a virtual server takes its real servers with it.
-    fn op(&self, key: &Key) -> Option<Placed> {
+    fn op(&self, key: &Key, now: Instant) -> Option<Placed> {
         match *key {
             Key::Rules(_) | Key::Element(_) => Some(Placed {
                 priority: Priority::Ordinary,
                 rank: 0,
-                op: Op::Policy(self.policies.command(key)?),
+                op: Op::Policy(match self.policies.command(key)? {
+                    PolicyCommand::Add(ElementKey::Draining(place, real), _) => {
+                        let key = (place.virtual_server(), RealServer { address: real });
+                        let left = ElementValue::For(self.drains.left(&key, now));
+                        PolicyCommand::Add(ElementKey::Draining(place, real), left)
+                    }
+                    command => command,
+                }),
             }),
             Key::VirtualServer(server) => {
                 let entry = self.servers.get(&server)?;
@@ -429,6 +517,10 @@ impl Ledger {
                 let command = match found.slot.difference()? {
                     Difference::Add(config) => Command::NewDest(server, real, config),
                     Difference::Set(config) => Command::SetDest(server, real, config),
+                    Difference::Delete if self.drains.waits(&(server, real)) => {
+                        let config = found.slot.has.filter(|config| config.weight > 0)?;
+                        Command::SetDest(server, real, RealServerConfig { weight: 0, ..config })
+                    }
                     Difference::Delete => Command::DelDest(server, real),
                 };
                 Some(Placed {
@@ -437,9 +529,92 @@ impl Ledger {
                     op: Op::Ipvs(command),
                 })
             }
+            Key::Flows(place) => Some(Placed {
+                priority: Priority::Ordinary,
+                rank: 0,
+                op: Op::Flows(self.end_flows(place)),
+            }),
             Key::Route(ip) => self.vip_op(ip, |vip| vip.route, VipCommand::AddRoute, VipCommand::DelRoute),
             Key::Address(ip) => self.vip_op(ip, |vip| vip.address, VipCommand::AddAddress, VipCommand::DelAddress),
         }
+    }
+
+    /// L8: who answers at a place, or where it sends insiders.
+    fn end_flows(&self, place: Place) -> EndFlows {
+        let redirect = self.policies.redirect(place).map(|to| Place {
+            address: to.ip(),
+            port: to.port(),
+            ..place
+        });
+        let places = [Some(place), redirect].into_iter().flatten();
+        let mut keep: Vec<_> = places
+            .filter_map(|place| self.servers.get(&place.virtual_server()))
+            .flat_map(|entry| &entry.real_servers)
+            .filter(|real| real.slot.wanted.is_some())
+            .map(|real| real.server.address)
+            .collect();
+        keep.sort_unstable();
+        keep.dedup();
+        EndFlows {
+            place,
+            keep: keep.into(),
+        }
+    }
+
+    /// Which of the staged real servers drain: those of TCP that the kernel has and nobody wants, while their virtual
+    /// server is wanted.
+    fn keep_drains(&mut self, now: Instant) {
+        let mut marked = Vec::new();
+        for key in &self.staged {
+            let Key::RealServer(server, real) = key else { continue };
+            let Some(place) = Place::of(server).filter(|place| place.protocol == Protocol::Tcp) else {
+                continue;
+            };
+            let entry = self.servers.get(server);
+            let found = entry.and_then(|entry| Some((entry, entry.real(*real)?)));
+            let drained = (*server, *real);
+            let element = ElementKey::Draining(place, real.address);
+            match found {
+                Some((entry, found))
+                    if entry.slot.wanted.is_some() && found.slot.wanted.is_none() && found.slot.has.is_some() =>
+                {
+                    let timeout = entry.drain_timeout.unwrap_or(self.drain_timeout);
+                    self.drains
+                        .begin(drained, Some(timeout).filter(|timeout| !timeout.is_zero()), now);
+                    // One that is over was told so by the kernel, or is about to go.
+                    marked.extend(self.drains.waits(&drained).then_some((element, true)));
+                }
+                _ if self.drains.end(&drained) => marked.push((element, false)),
+                _ => {}
+            }
+        }
+        for (element, wanted) in marked {
+            self.policies.want_alone(element, wanted, &mut self.staged);
+        }
+    }
+
+    /// When the real servers that drain are to be looked at; `None` = none does.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.drains.next_look()
+    }
+
+    /// Virtual servers whose connections are to be counted.
+    pub fn to_look_at(&mut self, now: Instant) -> Vec<VirtualServer> {
+        self.drains.to_look_at(now)
+    }
+
+    /// Takes in how many connections the real servers of a virtual server have: those that drain and have none, or whose
+    /// time is over, go with the next commit. True where there is one.
+    pub fn look(&mut self, server: &VirtualServer, connections: &FxHashMap<RealServer, u32>, now: Instant) -> bool {
+        let over = self.drains.look(server, connections, now);
+        self.staged
+            .extend(over.iter().map(|real| Key::RealServer(*server, *real)));
+        !over.is_empty()
+    }
+
+    /// Real servers that drain.
+    pub fn draining(&self) -> usize {
+        self.drains.len()
     }
 
     fn vip_op(
@@ -470,7 +645,7 @@ impl Ledger {
 
     fn forget_vacant(&mut self, key: &Key) {
         match *key {
-            Key::Rules(_) => {}
+            Key::Rules(_) | Key::Flows(_) => {}
             Key::Element(element) => self.policies.forget_vacant(&element),
             Key::VirtualServer(server) | Key::RealServer(server, _) => {
                 let Some(entry) = self.servers.get_mut(&server) else {
@@ -495,8 +670,12 @@ impl Ledger {
 
     /// The op was executed: the kernel now has its value.
     pub fn done(&mut self, op: &Op) {
-        self.refused.remove(&op.key());
+        let late = self.refused.remove(&op.key()).is_some();
         match *op {
+            Op::Flows(_) => {
+                self.staged.remove(&op.key());
+                return;
+            }
             Op::Policy(ref command) => self.policies.done(command),
             Op::Ipvs(Command::NewService(server, config) | Command::SetService(server, config)) => {
                 self.servers.entry(server).or_default().slot.has = Some(config);
@@ -514,6 +693,10 @@ impl Ledger {
             Op::Vip(VipCommand::DelAddress(ip)) => self.vips.entry(ip).or_default().address.has = None,
         }
         self.staged.insert(op.key());
+        if let (Op::Ipvs(command), true) = (op, late) {
+            // Its flows were ended before it was gone.
+            self.staged.extend(flows_of(command.virtual_server()));
+        }
     }
 
     /// The kernel has no such scheduler: the virtual server is wanted with `rr` instead (T22).

@@ -8,6 +8,7 @@
 
 pub mod commit;
 pub mod compile;
+pub mod drain;
 pub mod element;
 pub mod engine;
 #[cfg(any(test, feature = "test-util"))]

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::net::IpAddr;
 
-use ipvs::{Command, Counters, Ipvs, RealServerConfig, VipCommand, Vips, VirtualServer};
+use ipvs::{Command, Counters, Ipvs, RealServer, RealServerConfig, RealServerState, VipCommand, Vips, VirtualServer};
 use nftables::{Family, Nftables};
 use rustc_hash::FxHashMap;
 
@@ -203,6 +203,12 @@ impl Kernel for LiveKernel {
         }))
     }
 
+    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+        let found = self.ipvs.real_servers(server).map_err(broken("count connections"))?;
+        let count = |real: RealServerState| (real.server, real.active.saturating_add(real.inactive));
+        Ok(found.into_iter().map(count).collect())
+    }
+
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
         let mut answers = Vec::with_capacity(ops.len());
         // Ops of one kind that stand together go in one batch.
@@ -222,6 +228,7 @@ impl Kernel for LiveKernel {
                     let replies = self.ipvs.execute(&commands).map_err(broken("send IPVS commands"))?;
                     answers.extend(replies.into_iter().map(refused));
                 }
+                Some(Op::Flows(_)) => answers.extend(run.iter().map(|_| Ok(()))),
                 Some(Op::Vip(_)) => {
                     let commands = run
                         .iter()

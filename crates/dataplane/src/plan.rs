@@ -1,14 +1,14 @@
 //! Ordered changes of the kernel, printable before they happen.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use ipvs::{Command, RealServer, VipCommand, VirtualServer};
 use nftables::Family;
 
 use crate::compile::Priority;
-use crate::element::{ElementKey, ElementValue};
+use crate::element::{ElementKey, ElementValue, Place};
 use crate::rules::{Rules, table};
 
 /// One change of one object in the kernel.
@@ -20,6 +20,18 @@ pub enum Op {
     Ipvs(Command),
     /// A VIP's route or address.
     Vip(VipCommand),
+    /// UDP flows of a place in the connection tracker.
+    Flows(EndFlows),
+}
+
+/// Ends the UDP flows of a place that none of its endpoints answers: begun when it had others, or before it was there
+/// (L8). None there = fine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndFlows {
+    /// Where clients send.
+    pub place: Place,
+    /// Endpoints whose flows go on, sorted.
+    pub keep: Arc<[SocketAddr]>,
 }
 
 /// One change of the policy tables.
@@ -52,10 +64,12 @@ pub enum Key {
     Route(IpAddr),
     /// A VIP's address on `kube-ipvs0`.
     Address(IpAddr),
+    /// The UDP flows of a place.
+    Flows(Place),
 }
 
 /// The step of a commit that an op belongs to; ARCHITECTURE.md has the table with the reasons.
-/// The numbers are the table's; that of conntrack (9) has its place.
+/// The numbers are the table's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Phase {
@@ -75,6 +89,8 @@ pub enum Phase {
     VirtualServersOut = 7,
     /// Elements out: nothing looks at them any more.
     PoliciesOut = 8,
+    /// Flows of UDP endpoints that are gone: while the real server stands they would come back.
+    Flows = 9,
     /// Addresses on `kube-ipvs0`; nothing waits for them.
     Addresses = 10,
 }
@@ -100,6 +116,7 @@ impl Op {
             Self::Vip(VipCommand::AddRoute(_)) => Phase::Routes,
             Self::Vip(VipCommand::AddAddress(_)) => Phase::Addresses,
             Self::Vip(VipCommand::DelRoute(_) | VipCommand::DelAddress(_)) => Phase::VipsOut,
+            Self::Flows(_) => Phase::Flows,
         }
     }
 
@@ -120,6 +137,7 @@ impl Op {
             | Self::Ipvs(Command::DelDest(server, real)) => Key::RealServer(server, real),
             Self::Vip(VipCommand::AddRoute(ip) | VipCommand::DelRoute(ip)) => Key::Route(ip),
             Self::Vip(VipCommand::AddAddress(ip) | VipCommand::DelAddress(ip)) => Key::Address(ip),
+            Self::Flows(ref flows) => Key::Flows(flows.place),
         }
     }
 }
@@ -129,11 +147,8 @@ impl Key {
     pub fn virtual_server(&self) -> Option<VirtualServer> {
         match self {
             Self::VirtualServer(server) | Self::RealServer(server, _) => Some(*server),
-            Self::Element(key) => key.place().map(|place| VirtualServer::Address {
-                address: place.address,
-                port: place.port,
-                protocol: place.protocol,
-            }),
+            Self::Element(key) => key.place().map(Place::virtual_server),
+            Self::Flows(place) => Some(place.virtual_server()),
             Self::Rules(_) | Self::Route(_) | Self::Address(_) => None,
         }
     }
@@ -150,19 +165,34 @@ impl fmt::Display for Phase {
             Self::VipsOut => "vips out",
             Self::VirtualServersOut => "virtual servers out",
             Self::PoliciesOut => "policies out",
+            Self::Flows => "flows",
             Self::Addresses => "addresses",
         })
     }
 }
 
 impl fmt::Display for Op {
-    /// What the standard tool takes: `ipvsadm -R`, `ip -batch -`, `nft -f -`. One line, but for a table with its rules.
+    /// What the standard tool takes: `ipvsadm -R`, `ip -batch -`, `nft -f -`, `conntrack`. One line, but for a table with its rules.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Policy(command) => command.fmt(f),
             Self::Ipvs(command) => command.fmt(f),
             Self::Vip(command) => command.fmt(f),
+            Self::Flows(flows) => flows.fmt(f),
         }
+    }
+}
+
+impl fmt::Display for EndFlows {
+    /// `conntrack` has no word for the exceptions: they follow as a comment.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Place { address, port, .. } = self.place;
+        write!(f, "conntrack -D -p udp --orig-dst {address} --orig-port-dst {port}")?;
+        if let Some((first, rest)) = self.keep.split_first() {
+            write!(f, " # but not those answered by {first}")?;
+            rest.iter().try_for_each(|other| write!(f, ", {other}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -194,6 +224,7 @@ impl fmt::Display for Key {
             Self::RealServer(server, real) => write!(f, "real server {real} of {server}"),
             Self::Route(ip) => write!(f, "route {ip}"),
             Self::Address(ip) => write!(f, "address {ip}"),
+            Self::Flows(place) => write!(f, "flows {place}"),
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The ledger's part for the policy tables: rules by family, elements by key, each wanted and present. Elements have
 //! owners: two services may want one, and it goes with the last of them.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::ObjectName;
 
-use crate::element::{ElementKey, ElementValue, SetName};
+use crate::element::{ElementKey, ElementValue, Place, SetName};
 use crate::kernel::PresentTable;
 use crate::plan::{Key, PolicyCommand};
 use crate::rules::Rules;
@@ -105,6 +106,25 @@ impl PolicyLedger {
         }
     }
 
+    /// One element that belongs to no service.
+    pub(crate) fn want_alone(&mut self, key: ElementKey, wanted: bool, staged: &mut FxHashSet<Key>) {
+        let entry = self.elements.entry(key).or_default();
+        let value = wanted.then_some(ElementValue::There);
+        if entry.slot.wanted != value {
+            entry.slot.wanted = value;
+            staged.insert(Key::Element(key));
+        }
+    }
+
+    /// Where insiders are sent from a place.
+    pub(crate) fn redirect(&self, from: Place) -> Option<SocketAddr> {
+        let key = ElementKey::Place(SetName::Redirects, from);
+        match self.elements.get(&key)?.slot.wanted? {
+            ElementValue::To(to) => Some(to),
+            _ => None,
+        }
+    }
+
     /// Takes in what the kernel holds.
     pub(crate) fn adopt(&mut self, present: &[PresentTable], staged: &mut FxHashSet<Key>) {
         for entry in self.elements.values_mut() {
@@ -123,7 +143,7 @@ impl PolicyLedger {
             table.used = true;
             table.has = table.wanted.clone().filter(|wanted| wanted.fingerprints() == *rules);
             for (key, value) in elements {
-                self.elements.entry(*key).or_default().slot.has = Some(*value);
+                self.elements.entry(*key).or_default().slot.has = Some(timeless(*value));
             }
         }
         let differ = |entry: &(&ElementKey, &Entry)| entry.1.slot.difference().is_some();
@@ -188,7 +208,7 @@ impl PolicyLedger {
         match command {
             PolicyCommand::Install(rules) => self.table(rules.family).has = Some(Arc::clone(rules)),
             PolicyCommand::Add(key, value) | PolicyCommand::Replace(key, value) => {
-                self.elements.entry(*key).or_default().slot.has = Some(*value);
+                self.elements.entry(*key).or_default().slot.has = Some(timeless(*value));
             }
             PolicyCommand::Revoke(key) | PolicyCommand::Delete(key) => self.differs(*key, false),
         }
@@ -212,5 +232,13 @@ impl PolicyLedger {
             .values()
             .filter(|entry| entry.slot.wanted.is_some())
             .count()
+    }
+}
+
+/// How long an element stays is no part of what is compared: it is less every moment.
+fn timeless(value: ElementValue) -> ElementValue {
+    match value {
+        ElementValue::For(_) => ElementValue::There,
+        value => value,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -134,6 +135,9 @@ pub struct Program {
     pub frontends: Vec<Frontend>,
     /// What could not be programmed.
     pub rejections: Vec<Rejection>,
+    /// How long its TCP endpoints may keep connections when they are gone, where it says so; zero = as long as they
+    /// live.
+    pub drain_timeout: Option<Duration>,
     /// Health-check node port.
     pub health_check: Option<HealthCheck>,
     /// When the newest of its EndpointSlices was triggered, in nanoseconds since 1970, where that is told.

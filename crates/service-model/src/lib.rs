@@ -8,6 +8,7 @@
 mod claim;
 pub mod cluster;
 pub mod config;
+mod duration;
 mod endpoint_cache;
 pub mod event;
 mod face;
@@ -22,6 +23,7 @@ pub mod scheduler;
 
 pub use cluster::Cluster;
 pub use config::{Config, DetectLocal, NodePortAddresses};
+pub use duration::parse_duration;
 pub use event::{Change, Event, Kind};
 pub use frontend::{
     AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges, Target,

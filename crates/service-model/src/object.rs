@@ -5,6 +5,7 @@
 //! A field whose text cannot be parsed is left out and named in `invalid`.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -87,6 +88,9 @@ pub struct Service {
     pub headless_label: bool,
     /// Annotation `kube-ipvs.io/scheduler`, as written (T21).
     pub scheduler: Option<Box<str>>,
+    /// Annotation `kube-ipvs.io/drain-timeout` (L5): how long a TCP endpoint that is gone may keep its connections; zero
+    /// = as long as they live, `None` = what the node's setting says.
+    pub drain_timeout: Option<Duration>,
     /// `spec.type`.
     pub service_type: ServiceType,
     /// `spec.clusterIPs`, else `spec.clusterIP` alone. Empty where there is none or it is `None` (headless).
@@ -120,6 +124,7 @@ impl Service {
             other_proxy: false,
             headless_label: false,
             scheduler: None,
+            drain_timeout: None,
             service_type: ServiceType::default(),
             cluster_ips: SmallVec::new(),
             ports: SmallVec::new(),

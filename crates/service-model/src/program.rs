@@ -37,6 +37,7 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
         reason: reason.into(),
     };
     let mut program = Program {
+        drain_timeout: service.drain_timeout,
         trigger_time: slices.iter().filter_map(|slice| slice.last_change).max(),
         ..Program::default()
     };

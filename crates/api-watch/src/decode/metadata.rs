@@ -45,6 +45,8 @@ pub(super) struct Labels<'a> {
 pub(super) struct Annotations<'a> {
     #[serde(borrow, rename = "kube-ipvs.io/scheduler")]
     pub(super) scheduler: Option<Text<'a>>,
+    #[serde(borrow, rename = "kube-ipvs.io/drain-timeout")]
+    pub(super) drain_timeout: Option<Text<'a>>,
     #[serde(borrow, rename = "endpoints.kubernetes.io/last-change-trigger-time")]
     pub(super) last_change: Option<Text<'a>>,
     #[serde(borrow, rename = "k8s.io/initial-events-end")]

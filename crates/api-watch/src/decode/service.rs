@@ -103,6 +103,18 @@ pub(super) fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         .and_then(|all| text(&all.scheduler))
         .map(Into::into);
 
+    if let Some(time) = doc
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| text(&all.drain_timeout))
+    {
+        match service_model::parse_duration(time) {
+            Ok(time) => service.drain_timeout = Some(time),
+            Err(reason) => refuse(invalid, "metadata.annotations[kube-ipvs.io/drain-timeout]", reason),
+        }
+    }
+
     let spec = doc.spec.unwrap_or_default();
     service.service_type = match text(&spec.service_type).unwrap_or_default() {
         "" | "ClusterIP" => ServiceType::ClusterIp,

@@ -18,6 +18,8 @@ use crate::kernel::{Kernel, Snapshot};
 use crate::plan::Phase;
 use crate::plan::{Op, PolicyCommand};
 
+mod drain;
+mod flows;
 mod issues;
 
 /// One frontend of a service: which VIP, which endpoints.
@@ -51,7 +53,7 @@ fn program(number: u8, faces: &[Face]) -> Program {
         let key = FrontendKey {
             address: ip(10, last),
             port,
-            protocol: Protocol::Tcp,
+            protocol: if face.vip == 2 { Protocol::Udp } else { Protocol::Tcp },
         };
         let target = |n: &u8| Target {
             address: SocketAddr::new(ip(20, *n), 8080),
@@ -108,7 +110,9 @@ fn settle(plane: &mut DataPlane<FakeKernel>) {
         while plane.has_addresses_to_add(now) {
             plane.commit_addresses(now).expect("nothing stops here");
         }
-        if plane.ledger().next_retry().is_none() && plane.plan(now).is_empty() {
+        plane.look_at_drains(now).expect("the fake kernel can be read");
+        let rests = plane.ledger().next_retry().is_none() && plane.ledger().draining() == 0;
+        if rests && plane.plan(now).is_empty() {
             return;
         }
     }
@@ -209,10 +213,14 @@ proptest! {
         settle(&mut plane);
         let mut replay = plane.kernel().clone();
         turn(&mut plane, &from, &to);
-        for op in plane.plan(Instant::now()).ops() {
+        let now = Instant::now();
+        for op in plane.plan(now).ops() {
             prop_assert_eq!(replay.apply(op), Ok(()), "{}", op);
         }
-        settle(&mut plane);
+        plane.commit(now).unwrap();
+        while plane.has_addresses_to_add(now) {
+            plane.commit_addresses(now).unwrap();
+        }
         prop_assert_eq!(plane.kernel().tables(), replay.tables());
     }
 
@@ -419,8 +427,11 @@ fn a_place_handed_over_to_another_service_stays() {
         lines,
         [
             "add element ip kube-ipvs hairpin { 10.20.0.2 . tcp . 8080 . 10.20.0.2 }",
+            "add element ip kube-ipvs draining { 10.10.0.10 . tcp . 80 . 10.20.0.1 . 8080 timeout 900000ms }",
             "-a -t 10.10.0.10:80 -r 10.20.0.2:8080 -m -w 1",
-            "-d -t 10.10.0.10:80 -r 10.20.0.1:8080"
+            "-e -t 10.10.0.10:80 -r 10.20.0.1:8080 -m -w 0",
+            "-d -t 10.10.0.10:80 -r 10.20.0.1:8080",
+            "delete element ip kube-ipvs draining { 10.10.0.10 . tcp . 80 . 10.20.0.1 . 8080 }"
         ]
     );
     plane.want(&new, &Program::default());

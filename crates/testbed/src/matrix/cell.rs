@@ -461,7 +461,8 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
                 place(Address::LoadBalancer, Ask::NodePort, &[Tcp, Udp], &mut all);
             }
             if matches!(service.external_ip, Vip::Node(_, which) if which != NodeAddress::Second || client.node() == Node::A)
-                && service.port != HOST_PORT_NUMBER {
+                && service.port != HOST_PORT_NUMBER
+            {
                 place(Address::External, Ask::UndefinedPort, &[Tcp], &mut all);
             }
         }

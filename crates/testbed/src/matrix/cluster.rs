@@ -12,8 +12,8 @@ use super::server::{Place, Servers};
 use super::service::Protocol;
 use super::setting::{Fabric, Setting};
 use super::site::{
-    BRIDGE, Client, DAEMON_PORT, Family, HEALTH_CHECK_PORTS, HOST_NETWORK_PORT, HOST_PORT_NUMBER, LINK_PREFIX, Node, NodeAddress, POD_PORT,
-    ROUTER, balancer, far_gateway, pod_address, pod_name, router,
+    BRIDGE, Client, DAEMON_PORT, Family, HEALTH_CHECK_PORTS, HOST_NETWORK_PORT, HOST_PORT_NUMBER, LINK_PREFIX, Node,
+    NodeAddress, POD_PORT, ROUTER, balancer, far_gateway, pod_address, pod_name, router,
 };
 use crate::link::link;
 use crate::netns::Netns;

@@ -90,6 +90,8 @@ fn list(netns: &Netns) -> Result<Vec<Found>> {
             continue;
         };
         let json: Value = serde_json::from_str(&text)?;
+        // What no rule looks up is the daemon's, not traffic's.
+        let used = |set: &str| text.contains(&format!("\"@{set}\""));
         let items = json.get("nftables").and_then(Value::as_array).into_iter().flatten();
         let mut found: Vec<Found> = Vec::new();
         for item in items {
@@ -102,6 +104,9 @@ fn list(netns: &Netns) -> Result<Vec<Found>> {
             let (kind, place) = kind;
             let word = |name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
             let (place, comment) = (word(place), word("comment"));
+            if kind != "rule" && !used(&place) {
+                continue;
+            }
             let same =
                 |one: &&Found| one.mutant.kind == kind && one.mutant.place == place && one.mutant.comment == comment;
             let number = if kind == "rule" {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use super::site::{HEALTH_CHECK_PORTS, Family, HOST_NETWORK_PORT, Node, NodeAddress, balancer, pod_address, pod_name};
+use super::site::{Family, HEALTH_CHECK_PORTS, HOST_NETWORK_PORT, Node, NodeAddress, balancer, pod_address, pod_name};
 
 /// A transport protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,0 +1,105 @@
+//! L8: UDP flows to endpoints that are gone, and those that began before there was a service, end; others go on.
+
+use super::*;
+use crate::element::Place;
+
+fn dns(endpoints: &[u8]) -> Face {
+    Face {
+        vip: 2,
+        port: 53,
+        ..web(endpoints)
+    }
+}
+
+fn place() -> Place {
+    Place {
+        address: ip(10, 12),
+        port: 53,
+        protocol: ipvs::Protocol::Udp,
+    }
+}
+
+fn answered_by(last: u8) -> (Place, SocketAddr) {
+    (place(), SocketAddr::new(ip(20, last), 8080))
+}
+
+/// A plane with flows of these; the VIP itself "answers" what was sent before it was there.
+fn with_flows(endpoints: &[u8], flows: &[(Place, SocketAddr)]) -> DataPlane<FakeKernel> {
+    let mut plane = plane_with(FakeKernel::new(), &world_of(vec![dns(endpoints)]));
+    plane.adopt().unwrap();
+    settle(&mut plane);
+    plane.kernel_mut().flows.extend(flows);
+    plane
+}
+
+fn want(plane: &mut DataPlane<FakeKernel>, faces: &[Face]) -> Vec<String> {
+    let from = plane.kernel().log.len();
+    plane.want(&service(1), &program(1, faces));
+    plane.commit(Instant::now()).unwrap();
+    log(plane, from)
+}
+
+/// k/k#76664, k/k PR#119010: after the real server is gone, and only then.
+#[test]
+fn udp_flows_end_after_their_endpoint() {
+    let mut plane = with_flows(&[1, 3], &[answered_by(1), answered_by(3)]);
+    let lines = want(&mut plane, &[dns(&[1])]);
+    let flush =
+        "conntrack -D -p udp --orig-dst 10.10.0.12 --orig-port-dst 53 # but not those answered by 10.20.0.1:8080";
+    assert_eq!(lines, ["-d -u 10.10.0.12:53 -r 10.20.0.3:8080", flush]);
+    assert_eq!(plane.kernel().flows, [answered_by(1)].into());
+}
+
+/// k/k#139628: the last endpoint goes.
+#[test]
+fn udp_scale_to_zero_flushes_conntrack() {
+    let mut plane = with_flows(&[1], &[answered_by(1)]);
+    want(&mut plane, &[dns(&[])]);
+    assert!(plane.kernel().flows.is_empty());
+}
+
+/// k/k PR#141275: the service itself goes.
+#[test]
+fn udp_service_delete_flushes_conntrack() {
+    let mut plane = with_flows(&[1], &[answered_by(1)]);
+    want(&mut plane, &[]);
+    assert!(plane.kernel().flows.is_empty());
+}
+
+/// What was sent to the VIP before there was anybody.
+#[test]
+fn udp_flows_from_before_the_service_end() {
+    let mut plane = plane_with(FakeKernel::new(), &World::new());
+    plane.adopt().unwrap();
+    let other = (Place { port: 54, ..place() }, SocketAddr::new(ip(10, 12), 54));
+    let early = (place(), SocketAddr::new(ip(10, 12), 53));
+    plane.kernel_mut().flows.extend([early, other]);
+    want(&mut plane, &[dns(&[1])]);
+    assert_eq!(plane.kernel().flows, [other].into());
+    // The first endpoint of a service that had none.
+    let mut plane = with_flows(&[], &[early]);
+    want(&mut plane, &[dns(&[1])]);
+    assert!(plane.kernel().flows.is_empty());
+}
+
+/// A change that costs no endpoint ends no flow and asks nothing.
+#[test]
+fn nothing_is_asked_where_nothing_changed() {
+    let mut plane = with_flows(&[1, 3], &[answered_by(1)]);
+    assert_eq!(want(&mut plane, &[dns(&[1, 3])]), Vec::<String>::new());
+    let lines = want(&mut plane, &[dns(&[1, 3]), Face { vip: 0, ..web(&[1]) }]);
+    assert!(lines.iter().all(|line| !line.starts_with("conntrack")), "{lines:#?}");
+}
+
+/// A refused removal is followed by the flush again when it succeeds.
+#[test]
+fn flows_end_after_a_removal_that_was_refused() {
+    let mut plane = with_flows(&[1, 3], &[answered_by(3)]);
+    let number = plane.kernel().log.len();
+    plane.kernel_mut().faults.insert(number, libc::ENOMEM);
+    want(&mut plane, &[dns(&[1])]);
+    // The endpoint was there still, and traffic made its flow anew.
+    plane.kernel_mut().flows.insert(answered_by(3));
+    settle(&mut plane);
+    assert!(plane.kernel().flows.is_empty());
+}
