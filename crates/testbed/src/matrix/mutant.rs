@@ -162,9 +162,6 @@ pub fn run(mutant: &Mutant, plan: &Plan, cells: &[&Cell], cluster: &Cluster, pro
     let mut concerned: Vec<&Cell> = cells.iter().copied().filter(cites).collect();
     // Those of the quick run first.
     concerned.sort_by_key(|cell| !cell.subset);
-    if decisions.is_empty() {
-        concerned.retain(|cell| cell.subset);
-    }
     for netns in cluster.nodes.values() {
         take_out(mutant, netns)?;
     }
