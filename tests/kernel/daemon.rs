@@ -125,7 +125,13 @@ fn plan_is_what_the_daemon_does() {
     assert_eq!(listed, elements.len());
     // Both tables are added twice and deleted between: whatever was there.
     assert_eq!(
-        planned.len() + hosts.len() + word("address add ", 2).len() + policies.len() + 2 + elements.len(),
+        planned.len()
+            + hosts.len()
+            + word("address add ", 2).len()
+            + policies.len()
+            + 2
+            + elements.len()
+            + of(&["conntrack -D "]).len(),
         plan.lines().count(),
         "other lines in {plan}"
     );

@@ -24,6 +24,7 @@ pub(crate) fn config() -> Config {
 pub(crate) const ROUTES_ALONE: dataplane::Settings = dataplane::Settings {
     with_addresses: false,
     masquerade_bit: 14,
+    drain_timeout: std::time::Duration::from_secs(900),
 };
 
 /// Additions of virtual servers with real servers.

@@ -11,6 +11,7 @@ mod conformance;
 mod daemon;
 mod host_rules;
 mod ipvs;
+mod life;
 mod load;
 mod nftables;
 mod other_nodes;

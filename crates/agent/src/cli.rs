@@ -56,7 +56,7 @@ pub(crate) struct DaemonArgs {
     /// Proxy mode: ipvs (what "" means here, too).
     #[arg(long, value_name = "MODE")]
     pub(crate) proxy_mode: Option<String>,
-    /// Upper bound of --ipvs-min-sync-period, as in kube-proxy; 0 = 30s.
+    /// Between two audits of what the kernel holds; not less than --ipvs-min-sync-period; 0 = 30s.
     #[arg(long, value_name = "DURATION")]
     pub(crate) ipvs_sync_period: Option<GoDuration>,
     /// Smallest gap between two commits, such as 1s; changes meanwhile are folded together. 0 = none.

@@ -1,6 +1,5 @@
 //! The daemon: what is set up at start, which task and thread does what, and what ends it.
 
-use std::future::Future;
 use std::pin::pin;
 use std::thread;
 
@@ -10,7 +9,7 @@ use dataplane::live::LiveKernel;
 use dataplane::rules;
 use dataplane::{DataPlane, Kernel};
 use ipvs::sysctl;
-use ipvs::{Ipvs, Timeouts, Vips};
+use ipvs::{Ipvs, Timeouts, VipMonitor, Vips};
 use nftables::{Monitor, Nftables};
 use rustix::thread::CapabilitySet;
 use service_model::Event;
@@ -22,8 +21,9 @@ use crate::bridge;
 use crate::cli::DaemonArgs;
 use crate::dry_run::DryRun;
 use crate::host_rules;
+use crate::listeners::{self, Listeners};
 use crate::settings::{IpvsTimeouts, Settings, Source};
-use crate::sync::{Channels, Sync};
+use crate::sync::{Channels, Periods, Sync};
 
 /// Events between the API side and the sync thread. When it is full the API side waits.
 const CHANNEL: usize = 1024;
@@ -49,10 +49,10 @@ pub(crate) fn run(args: DaemonArgs) -> Result<()> {
 }
 
 /// Sources first, the kernel after: bad input must leave the node as it was.
-/// `open` gives the kernel, and who listens to what others do to the policy tables.
+/// `open` gives the kernel, and who listens to what others do to it.
 fn serve<K: Kernel + Send + 'static>(
     settings: Settings,
-    open: impl FnOnce(&Settings) -> Result<(K, Option<Monitor>)>,
+    open: impl FnOnce(&Settings) -> Result<(K, Option<Listeners>)>,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -63,7 +63,7 @@ fn serve<K: Kernel + Send + 'static>(
         let node_name = settings.model.node_name.to_string();
         let (other_nodes, wanted) = watch::channel(false);
         let (sink, source) = start_source(&settings.source, node_name, events.clone(), wanted).await?;
-        let (kernel, monitor) = open(&settings)?;
+        let (kernel, listeners) = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
 
         let plane = DataPlane::new(
@@ -74,15 +74,19 @@ fn serve<K: Kernel + Send + 'static>(
                 drain_timeout: settings.drain_timeout,
             },
         );
-        let (disturbed, disturbances) = mpsc::channel(1);
+        let (heard, listener_ended) = listeners::start(listeners)?;
+        let mut listener_ended = pin!(listener_ended);
         let channels = Channels {
             events: waiting,
-            disturbances,
+            heard,
             sink,
             other_nodes,
         };
-        let sync = Sync::new(settings.model, plane, channels, settings.min_sync_period);
-        let mut monitor_ended = pin!(listen(monitor, disturbed)?);
+        let periods = Periods {
+            min_sync: settings.min_sync_period,
+            sync: settings.sync_period,
+        };
+        let sync = Sync::new(settings.model, plane, channels, periods);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
             .name("sync".into())
@@ -99,44 +103,13 @@ fn serve<K: Kernel + Send + 'static>(
             _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
             ended = source => return Err(anyhow!(ended.context("the source of objects panicked")?).context("follow objects")),
             ended = addresses => return Err(ended.context("the address monitor panicked")?.context("follow node addresses")),
-            ended = &mut monitor_ended => return Err(ended.context("listen to the policy tables")),
+            ended = &mut listener_ended => return Err(ended.context("listen to the kernel")),
             ended = sync_ended => {
                 ended.context("the sync thread panicked")??;
                 bail!("the sync thread ended");
             }
         }
         Ok(())
-    })
-}
-
-/// Starts the thread that listens to the policy tables; what is returned ends when it does, and never without one.
-fn listen(monitor: Option<Monitor>, disturbed: mpsc::Sender<()>) -> Result<impl Future<Output = anyhow::Error>> {
-    let (ended, end) = oneshot::channel();
-    let alone = monitor.is_none();
-    if let Some(mut monitor) = monitor {
-        let work = move || {
-            let error = loop {
-                match monitor.wait() {
-                    // One that waits to be heard stands for all.
-                    Ok(()) => drop(disturbed.try_send(())),
-                    Err(error) => break error,
-                }
-            };
-            let _ = ended.send(error);
-        };
-        thread::Builder::new()
-            .name("policy-monitor".into())
-            .spawn(work)
-            .context("start the policy monitor")?;
-    }
-    Ok(async move {
-        if alone {
-            return std::future::pending().await;
-        }
-        match end.await {
-            Ok(error) => error.into(),
-            Err(_) => anyhow!("the policy monitor panicked"),
-        }
     })
 }
 
@@ -193,13 +166,13 @@ async fn follow_node_addresses(events: mpsc::Sender<Event>) -> anyhow::Error {
     }
 }
 
-/// For `--dry-run`: nothing is created, nothing is set.
+/// For `--dry-run` and the audit: nothing is created, nothing is set.
 fn open_to_read() -> Result<LiveKernel> {
     Ok(LiveKernel::new(open_ipvs()?, Vips::open()?, Nftables::open()?))
 }
 
 /// Sets up what IPVS needs (reference: kube-proxy's start in IPVS mode) and opens the sockets that write.
-fn open_to_write(settings: &Settings) -> Result<(LiveKernel, Option<Monitor>)> {
+fn open_to_write(settings: &Settings) -> Result<(LiveKernel, Option<Listeners>)> {
     require_net_admin()?;
     let mut ipvs = open_ipvs()?;
     let mut vips = Vips::open()?;
@@ -208,8 +181,12 @@ fn open_to_write(settings: &Settings) -> Result<(LiveKernel, Option<Monitor>)> {
     set_timeouts(&mut ipvs, settings.timeouts)?;
     host_rules::start(settings.forward_accept, settings.masquerade_bit);
     let nftables = Nftables::open()?;
-    let monitor = Monitor::open(rules::TABLE, nftables.port())?;
-    Ok((LiveKernel::new(ipvs, vips, nftables), Some(monitor)))
+    let listeners = Listeners {
+        tables: Monitor::open(rules::TABLE, nftables.port())?,
+        vips: VipMonitor::open()?,
+        reader: open_to_read()?,
+    };
+    Ok((LiveKernel::new(ipvs, vips, nftables), Some(listeners)))
 }
 
 fn open_ipvs() -> Result<Ipvs> {

@@ -12,6 +12,7 @@ mod dry_run;
 mod duration;
 mod feature_gate;
 mod host_rules;
+mod listeners;
 mod node_name;
 mod plan;
 mod service_settings;

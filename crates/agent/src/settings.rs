@@ -24,6 +24,8 @@ pub(crate) struct Settings {
     /// Bit of the packet mark that stands for masquerading.
     pub(crate) masquerade_bit: u8,
     pub(crate) min_sync_period: Duration,
+    /// Between two audits.
+    pub(crate) sync_period: Duration,
     pub(crate) strict_arp: bool,
     pub(crate) timeouts: IpvsTimeouts,
     /// How long a TCP endpoint that is gone may keep its connections; zero = as long as they live.
@@ -104,6 +106,7 @@ impl Settings {
             model,
             masquerade_bit: masquerade_bit(&given)?,
             min_sync_period: given.ipvs.min_sync_period.0,
+            sync_period,
             strict_arp: given.ipvs.strict_arp,
             timeouts: IpvsTimeouts {
                 tcp: given.ipvs.tcp_timeout.0,

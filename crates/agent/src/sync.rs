@@ -8,13 +8,17 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
-use dataplane::{DataPlane, Kernel, KernelBroken, Phase};
+use dataplane::plan::Key;
+use dataplane::{DataPlane, Drift, Kernel, KernelBroken, Phase};
+use ipvs::Gone;
 use rustc_hash::FxHashMap;
 use service_model::{Cluster, Config, Event, Family, Kind, ObjectName, Rejection};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
+
+use crate::listeners::{Disturbance, Heard, Look};
 
 /// How long a missing Node object, or those of other nodes, hold up the first commit (L2).
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
@@ -31,8 +35,10 @@ const DISTURBED_SETTLE: Duration = Duration::from_millis(20);
 enum Input {
     /// Something in the cluster, or in this node's addresses, changed.
     Event(Event),
-    /// Somebody else changed the policy tables.
-    Disturbance,
+    /// Somebody changed what we programmed.
+    Disturbance(Disturbance),
+    /// The audit has looked.
+    Look(Look),
     /// It is time.
     Nothing,
 }
@@ -40,30 +46,55 @@ enum Input {
 /// What the thread hears, and whom it tells.
 pub(crate) struct Channels {
     pub(crate) events: Receiver<Event>,
-    /// Somebody else changed the policy tables.
-    pub(crate) disturbances: Receiver<()>,
+    pub(crate) heard: Heard,
     pub(crate) sink: EventSink,
     /// Whether other nodes are to be followed (T18).
     pub(crate) other_nodes: watch::Sender<bool>,
 }
+
+/// How often things are done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Periods {
+    /// Least time between two commits (`minSyncPeriod`).
+    pub(crate) min_sync: Duration,
+    /// Between two audits (`syncPeriod`).
+    pub(crate) sync: Duration,
+}
+
+/// Where the audit is (L9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audit {
+    /// Nobody looks.
+    Never,
+    /// The next one begins then.
+    At(Instant),
+    /// Somebody looks; `false` = the kernel was read otherwise meanwhile, so what he sees is not taken.
+    Looking(bool),
+}
+
+/// An audit costs at most one part in so many of a processor's time.
+const AUDIT_SHARE: u32 = 33;
 
 /// The thread's state.
 pub(crate) struct Sync<K> {
     cluster: Cluster,
     plane: DataPlane<K>,
     events: Receiver<Event>,
-    disturbances: Receiver<()>,
+    heard: Heard,
     sink: EventSink,
     other_nodes: watch::Sender<bool>,
-    min_sync_period: Duration,
+    periods: Periods,
     started: Instant,
-    /// How often the policy tables were changed by others, and when last.
+    audit: Audit,
+    /// How often others changed what we programmed and it was told at once, and when last.
     disturbed_times: u64,
     disturbed_at: Option<Instant>,
     /// The first commit has been made.
     serving: bool,
     /// The ledger does not know what the kernel has.
     must_adopt: bool,
+    /// The audit staged something.
+    must_repair: bool,
     /// No commit before this.
     not_before: Instant,
     /// Services whose programs may have changed since the last commit.
@@ -72,27 +103,33 @@ pub(crate) struct Sync<K> {
 }
 
 impl<K: Kernel> Sync<K> {
-    pub(crate) fn new(config: Config, plane: DataPlane<K>, channels: Channels, min_sync_period: Duration) -> Self {
+    pub(crate) fn new(config: Config, plane: DataPlane<K>, channels: Channels, periods: Periods) -> Self {
         let now = Instant::now();
         let Channels {
             events,
-            disturbances,
+            heard,
             sink,
             other_nodes,
         } = channels;
+        let audit = match heard.ask {
+            Some(_) => Audit::At(now + periods.sync),
+            None => Audit::Never,
+        };
         Self {
             cluster: Cluster::new(config),
             plane,
             events,
-            disturbances,
+            heard,
             sink,
             other_nodes,
-            min_sync_period,
+            periods,
             started: now,
+            audit,
             disturbed_times: 0,
             disturbed_at: None,
             serving: false,
             must_adopt: true,
+            must_repair: false,
             not_before: now,
             touched: BTreeSet::new(),
             rejections: FxHashMap::default(),
@@ -124,7 +161,8 @@ impl<K: Kernel> Sync<K> {
             None => return false,
             Some(Input::Nothing) => {}
             Some(Input::Event(event)) => self.cluster.apply(event),
-            Some(Input::Disturbance) => self.disturbed(Instant::now()),
+            Some(Input::Disturbance(what)) => self.disturbed(what, Instant::now()),
+            Some(Input::Look(look)) => self.looked(look, Instant::now()),
         }
         while let Ok(event) = self.events.try_recv() {
             self.cluster.apply(event);
@@ -137,22 +175,31 @@ impl<K: Kernel> Sync<K> {
         tokio::select! {
             biased;
             event = self.events.recv() => event.map(Input::Event),
-            Some(()) = self.disturbances.recv() => Some(Input::Disturbance),
+            Some(what) = self.heard.disturbances.recv() => Some(Input::Disturbance(what)),
+            Some(look) = self.heard.looks.recv() => Some(Input::Look(look)),
         }
     }
 
-    /// Somebody else changed the policy tables: what the kernel has is read again, and what is missing written. Who does
+    /// Somebody else changed what we programmed: what the kernel has is read again, and what is missing written. Who does
     /// so all the time must not keep this thread busy.
-    fn disturbed(&mut self, now: Instant) {
+    fn disturbed(&mut self, what: Disturbance, now: Instant) {
+        let ledger = self.plane.ledger();
+        let others = match what {
+            Disturbance::Tables | Disturbance::Vips(Gone::Device | Gone::Unknown) => true,
+            // What we remove ourselves is told as well.
+            Disturbance::Vips(Gone::Route(ip)) => ledger.has_vip(&Key::Route(ip)),
+            Disturbance::Vips(Gone::Address(ip)) => ledger.has_vip(&Key::Address(ip)),
+        };
         // One transaction is told in several pieces: counted once, and looked at when it is over.
-        if self.must_adopt {
+        if self.must_adopt || !others {
             return;
         }
         self.disturbed_times = self.disturbed_times.saturating_add(1);
         let times = self.disturbed_times;
         warn!(
             times,
-            "somebody else changed the tables kube-ipvs, reading the kernel again"
+            ?what,
+            "somebody else changed what kube-ipvs programmed, reading the kernel again"
         );
         self.must_adopt = true;
         self.not_before = self
@@ -162,13 +209,50 @@ impl<K: Kernel> Sync<K> {
         self.disturbed_at = Some(now);
     }
 
+    /// What the audit saw goes into the ledger; what is to be repaired is written with the next commit.
+    fn looked(&mut self, look: Look, now: Instant) {
+        let taken = self.audit == Audit::Looking(true);
+        self.audit = Audit::At(now + self.periods.sync.max(look.took * AUDIT_SHARE));
+        debug!(microseconds = look.took.as_micros(), "audit");
+        if let (Some(snapshot), true) = (look.snapshot, taken) {
+            let drift = self.plane.audited(&snapshot);
+            debug!(microseconds = now.elapsed().as_micros(), "audit compared");
+            self.tell_drift(drift);
+            self.must_repair |= !drift.is_empty();
+        }
+    }
+
+    /// Somebody else changed objects of ours: once for all that was found together.
+    fn tell_drift(&self, drift: Drift) {
+        if drift.is_empty() {
+            return;
+        }
+        warn!(
+            virtual_servers = drift.virtual_servers,
+            real_servers = drift.real_servers,
+            routes = drift.routes,
+            addresses = drift.addresses,
+            tables = drift.tables,
+            elements = drift.elements,
+            "not as kube-ipvs programmed it, repairing"
+        );
+        self.sink.send(ObjectEvent {
+            kind: Kind::Node,
+            object: ObjectName::cluster_scoped(self.cluster.node_name()),
+            event_type: EventType::Warning,
+            reason: "DriftRepaired",
+            action: "Repair",
+            note: format!("somebody else changed what kube-ipvs programmed: {drift}"),
+        });
+    }
+
     /// How long nothing has to be done; `None` = until the next event.
     fn pause(&self, now: Instant) -> Option<Duration> {
         let node = (!self.serving)
             .then_some(self.started + NODE_PATIENCE)
             .filter(|at| *at > now);
         let background = (self.serving && !self.must_adopt && self.plane.has_addresses_to_add(now)).then_some(now);
-        let staged = (self.serving && (self.must_adopt || !self.touched.is_empty())).then_some(self.not_before);
+        let staged = (self.serving && self.is_due()).then_some(self.not_before);
         let retry = self
             .serving
             .then(|| self.plane.ledger().next_retry())
@@ -179,11 +263,32 @@ impl<K: Kernel> Sync<K> {
             .then(|| self.plane.ledger().next_look())
             .flatten()
             .map(|at| at.max(self.not_before));
-        [node, background, staged, retry, look]
+        let audit = match self.audit {
+            Audit::At(at) if self.serving && !self.must_adopt => Some(at),
+            _ => None,
+        };
+        [node, background, staged, retry, look, audit]
             .into_iter()
             .flatten()
             .min()
             .map(|at| at.saturating_duration_since(now))
+    }
+
+    fn is_due(&self) -> bool {
+        self.must_adopt || self.must_repair || !self.touched.is_empty()
+    }
+
+    /// Has somebody look, where the time has come.
+    fn begin_audit(&mut self, now: Instant) {
+        if let (Audit::At(at), Some(ask)) = (self.audit, &self.heard.ask)
+            && at <= now
+            && !self.must_adopt
+        {
+            self.plane.begin_audit();
+            // Nobody hears it where the listener ended, and with it this process.
+            let _ = ask.send(());
+            self.audit = Audit::Looking(true);
+        }
     }
 
     /// One round: what was touched is computed anew and, where the time has come, written.
@@ -196,7 +301,8 @@ impl<K: Kernel> Sync<K> {
         if !self.serving && !self.may_start(now) || now < self.not_before {
             return;
         }
-        let mut due = self.must_adopt || !self.touched.is_empty();
+        self.begin_audit(now);
+        let mut due = self.is_due();
         let retry = self.plane.ledger().next_retry().is_some_and(|at| at <= now);
         let look = !self.must_adopt && self.plane.ledger().next_look().is_some_and(|at| at <= now);
         let looked = if look {
@@ -208,7 +314,7 @@ impl<K: Kernel> Sync<K> {
         let written = if let Err(broken) = looked {
             Err(broken)
         } else if due || retry {
-            self.not_before = now + self.min_sync_period;
+            self.not_before = now + self.periods.min_sync;
             self.commit(now)
         } else {
             self.plane
@@ -245,9 +351,16 @@ impl<K: Kernel> Sync<K> {
             self.tell_rejections(service, &program.rejections);
         }
         if self.must_adopt {
-            self.plane.adopt()?;
+            let drift = self.plane.adopt()?;
             self.must_adopt = false;
+            if self.audit == Audit::Looking(true) {
+                self.audit = Audit::Looking(false);
+            }
+            if self.serving {
+                self.tell_drift(drift);
+            }
         }
+        self.must_repair = false;
         let report = self.plane.commit(now)?;
         self.tell_commit(touched.len(), &report, now.elapsed());
         if !self.serving {

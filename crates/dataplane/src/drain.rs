@@ -87,7 +87,7 @@ impl Drains {
     }
 
     /// Virtual servers with one that waits, each once, with a note that they are looked at now.
-    pub(crate) fn to_look_at(&mut self, now: Instant) -> Vec<VirtualServer> {
+    pub(crate) fn begin_look(&mut self, now: Instant) -> Vec<VirtualServer> {
         self.looked_at = (!self.states.is_empty()).then_some(now);
         let waiting = self.states.iter().filter(|(_, state)| **state != State::Over);
         let servers: FxHashSet<_> = waiting.map(|((server, _), _)| *server).collect();

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use service_model::{Family, LocalTraffic, ObjectName, Program};
 
+use crate::adoption::Drift;
 use crate::commit::{Report, commit};
 use crate::compile::{compile, priority};
-use crate::kernel::{Kernel, KernelBroken};
+use crate::kernel::{Kernel, KernelBroken, Snapshot};
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::rules::Rules;
@@ -74,15 +75,26 @@ impl<K: Kernel> DataPlane<K> {
         });
     }
 
-    /// Reads the kernel into the ledger (L2). To be called after the first [`DataPlane::want`]s and before the first
+    /// Reads the kernel into the ledger (L2), and tells what was not as the ledger said. To be called after the first [`DataPlane::want`]s and before the first
     /// commit, and again after [`KernelBroken`].
     ///
     /// # Errors
     /// Where the kernel cannot be read.
-    pub fn adopt(&mut self) -> Result<(), KernelBroken> {
+    pub fn adopt(&mut self) -> Result<Drift, KernelBroken> {
         let snapshot = self.kernel.read()?;
-        self.ledger.adopt(&snapshot);
-        Ok(())
+        self.ledger.forget_missing_schedulers();
+        Ok(self.ledger.adopt(&snapshot))
+    }
+
+    /// Somebody reads the kernel from now on, beside this thread; [`DataPlane::audited`] takes it in (L9).
+    pub fn begin_audit(&mut self) {
+        self.ledger.watch_writes();
+    }
+
+    /// Takes in what the kernel was found to hold since [`DataPlane::begin_audit`]. What is to be repaired is written by
+    /// the next commit.
+    pub fn audited(&mut self, snapshot: &Snapshot) -> Drift {
+        self.ledger.adopt(snapshot)
     }
 
     /// What one service is to be from now on. Nothing is written yet.
@@ -126,7 +138,7 @@ impl<K: Kernel> DataPlane<K> {
     /// Where the kernel cannot be read: as [`DataPlane::commit`].
     pub fn look_at_drains(&mut self, now: Instant) -> Result<bool, KernelBroken> {
         let mut over = false;
-        for server in self.ledger.to_look_at(now) {
+        for server in self.ledger.begin_look(now) {
             let connections = self.kernel.connections(&server)?;
             over |= self.ledger.look(&server, &connections, now);
         }

@@ -14,8 +14,9 @@ use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::{ObjectName, Scheduler};
 
+use crate::adoption::{Adoption, Drift};
 use crate::compile::{Compiled, Objects, Priority, scheduler_name};
-use crate::drain::Drains;
+use crate::drain::{Drained, Drains};
 use crate::element::{ElementKey, ElementValue, Place, SetName, family_of};
 use crate::kernel::{PresentServer, Snapshot};
 use crate::plan::{EndFlows, Key, Op, Placed, Plan, PolicyCommand};
@@ -51,7 +52,9 @@ pub struct Ledger {
     no_schedulers: FxHashSet<SchedulerName>,
     /// Virtual servers that have `rr` in place of one of these.
     without_theirs: FxHashMap<VirtualServer, SchedulerName>,
-    /// Those of them that were not told yet.
+    /// Objects that were written since a snapshot was asked for.
+    written: Option<FxHashSet<Key>>,
+    /// Virtual servers with `rr` that were not told yet.
     fallen_back: Vec<(VirtualServer, SchedulerName)>,
 }
 
@@ -107,6 +110,20 @@ fn flows_of(server: &VirtualServer) -> Option<Key> {
         .map(Key::Flows)
 }
 
+/// Flows of insiders are named by where they were sent first; they go on or end with those of where they arrive.
+fn stage_redirected_flows(staged: &mut FxHashSet<Key>, from: Place, to: SocketAddr) {
+    let target = Place {
+        address: to.ip(),
+        port: to.port(),
+        protocol: from.protocol,
+    };
+    let redirect = Key::Element(ElementKey::Place(SetName::Redirects, from));
+    let moved = staged.contains(&Key::Flows(target)) || staged.contains(&redirect);
+    if from.protocol == Protocol::Udp && moved {
+        staged.insert(Key::Flows(from));
+    }
+}
+
 fn without_scheduler(config: VirtualServerConfig) -> VirtualServerConfig {
     VirtualServerConfig {
         scheduler: round_robin(),
@@ -140,6 +157,21 @@ impl Default for Entry {
 }
 
 impl Entry {
+    /// Takes in what the kernel holds of it; `None` = nothing.
+    fn adopt(&mut self, server: VirtualServer, present: Option<&PresentServer>, adoption: &mut Adoption) {
+        let config = present.map(|present| present.config);
+        adoption.take(&mut self.slot.has, config, Key::VirtualServer(server));
+        let reals = present.map_or(&[][..], |present| &present.real_servers);
+        for (real, _) in reals {
+            self.real_mut(*real);
+        }
+        let reals: FxHashMap<_, _> = reals.iter().copied().collect();
+        for real in &mut self.real_servers {
+            let config = reals.get(&real.server).copied();
+            adoption.take(&mut real.slot.has, config, Key::RealServer(server, real.server));
+        }
+    }
+
     fn real(&self, server: RealServer) -> Option<&Real> {
         self.real_servers
             .binary_search_by_key(&server, |real| real.server)
@@ -180,62 +212,89 @@ impl Ledger {
         }
     }
 
-    /// Takes in what the kernel holds (L2). What is not ours is left out: a virtual server is ours where its address
-    /// is in our table's set of them, or is bound by us, on `kube-ipvs0` or by a route of ours (L10). One that turns out
-    /// to be wanted is ours as well; then [`Ledger::learn_server`] brings it in.
-    pub fn adopt(&mut self, snapshot: &Snapshot) {
-        for entry in self.servers.values_mut() {
-            entry.slot.has = None;
-            entry.real_servers.iter_mut().for_each(|real| real.slot.has = None);
-        }
-        for vip in self.vips.values_mut() {
-            (vip.route.has, vip.address.has) = (None, None);
-        }
-        self.policies.adopt(&snapshot.tables, &mut self.staged);
-        for ip in &snapshot.routes {
-            self.vips.entry(*ip).or_default().route.has = Some(());
-        }
-        for ip in &snapshot.addresses {
-            self.vips.entry(*ip).or_default().address.has = Some(());
-        }
-        self.no_schedulers.clear();
-        self.without_theirs.clear();
-        let owned = snapshot.owned();
-        for present in &snapshot.virtual_servers {
-            let bound = present.server.address().is_some_and(|ip| self.vips.contains_key(&ip));
-            if bound || owned.contains(&present.server) || self.servers.contains_key(&present.server) {
-                self.learn_server(&present.server, Some(present));
-            }
-        }
+    /// Takes in what the kernel holds (L2), and tells what of it is not as it was thought to be. What is not ours is left
+    /// out: a virtual server is ours where its address is in our table's set of them, or is bound by us, on `kube-ipvs0`
+    /// or by a route of ours (L10). One that turns out to be wanted is ours as well; then [`Ledger::learn_server`] brings
+    /// it in. What was written since the snapshot was asked for ([`Ledger::watch_writes`]) counts more than it.
+    pub fn adopt(&mut self, snapshot: &Snapshot) -> Drift {
+        let written = self.written.take().unwrap_or_default();
+        let mut adoption = Adoption::new(written);
+        self.adopt_vips(snapshot, &mut adoption);
+        self.policies.adopt(&snapshot.tables, &mut self.staged, &mut adoption);
+        self.adopt_servers(snapshot, &mut adoption);
         self.find_drains(snapshot);
         let servers = self.servers.keys().copied().collect::<Vec<_>>();
         servers.iter().for_each(|server| self.stage_server(server));
         for ip in self.vips.keys().copied().collect::<Vec<_>>() {
             self.stage_vip(ip);
         }
+        let redirects = self.policies.redirects();
+        redirects.for_each(|(from, to)| stage_redirected_flows(&mut self.staged, from, to));
+        adoption.drift
+    }
+
+    /// Asks for every scheduler again (T22): somebody may have loaded a module.
+    pub fn forget_missing_schedulers(&mut self) {
+        self.no_schedulers.clear();
+        self.without_theirs.clear();
+    }
+
+    /// From now on what is written is noted, until the next [`Ledger::adopt`]: its snapshot may be from before.
+    pub fn watch_writes(&mut self) {
+        self.written = Some(FxHashSet::default());
+    }
+
+    fn adopt_vips(&mut self, snapshot: &Snapshot, adoption: &mut Adoption) {
+        let routes: FxHashSet<_> = snapshot.routes.iter().copied().collect();
+        let addresses: FxHashSet<_> = snapshot.addresses.iter().copied().collect();
+        for ip in routes.union(&addresses) {
+            self.vips.entry(*ip).or_default();
+        }
+        for (ip, vip) in &mut self.vips {
+            let there = |of: &FxHashSet<IpAddr>| of.contains(ip).then_some(());
+            adoption.take(&mut vip.route.has, there(&routes), Key::Route(*ip));
+            adoption.take(&mut vip.address.has, there(&addresses), Key::Address(*ip));
+        }
+    }
+
+    fn adopt_servers(&mut self, snapshot: &Snapshot, adoption: &mut Adoption) {
+        let owned = snapshot.owned();
+        let mut present: FxHashMap<_, _> = snapshot.virtual_servers.iter().map(|it| (it.server, it)).collect();
+        for (server, entry) in &mut self.servers {
+            entry.adopt(*server, present.remove(server), adoption);
+        }
+        for (server, found) in present {
+            let bound = server.address().is_some_and(|ip| self.vips.contains_key(&ip));
+            if (bound || owned.contains(&server)) && adoption.tells(&Key::VirtualServer(server)) {
+                let entry = self.servers.entry(server).or_default();
+                entry.adopt(server, Some(found), adoption);
+            }
+        }
     }
 
     /// Which real servers drained when this began (L5). One of weight 0 without a deadline has passed it, unless there is
     /// no table that could tell, as after another proxy: it drains from now on.
     fn find_drains(&mut self, snapshot: &Snapshot) {
+        let quiescent = |(server, real): &Drained| {
+            let has = self.servers.get(server).and_then(|entry| entry.real(*real)?.slot.has);
+            has.is_some_and(|config| config.weight == 0)
+        };
         for table in &snapshot.tables {
             for (key, value) in &table.elements {
                 if let (ElementKey::Draining(place, real), ElementValue::For(left)) = (key, value) {
-                    let (server, real) = (place.virtual_server(), RealServer { address: *real });
-                    let entry = self.servers.get(&server);
-                    if entry.is_some_and(|entry| entry.real(real).is_some_and(|real| real.slot.has.is_some())) {
-                        self.drains.found((server, real), Some(*left));
+                    let drained = (place.virtual_server(), RealServer { address: *real });
+                    if quiescent(&drained) {
+                        self.drains.found(drained, Some(*left));
                     }
                 }
             }
-            let of_family = snapshot.virtual_servers.iter().filter(|present| {
+            for present in &snapshot.virtual_servers {
                 let address = present.server.address();
-                address.is_some_and(|address| family_of(address) == table.family)
-                    && self.servers.contains_key(&present.server)
-            });
-            for present in of_family {
-                let quiescent = present.real_servers.iter().filter(|(_, config)| config.weight == 0);
-                quiescent.for_each(|(real, _)| self.drains.found((present.server, *real), None));
+                if address.is_some_and(|address| family_of(address) == table.family) {
+                    let all = present.real_servers.iter().map(|(real, _)| (present.server, *real));
+                    all.filter(quiescent)
+                        .for_each(|drained| self.drains.found(drained, None));
+                }
             }
         }
     }
@@ -267,22 +326,8 @@ impl Ledger {
         }
         for (key, value) in &objects.elements {
             if let (ElementKey::Place(SetName::Redirects, from), ElementValue::To(to)) = (key, value) {
-                self.stage_redirected_flows(*from, *to);
+                stage_redirected_flows(&mut self.staged, *from, *to);
             }
-        }
-    }
-
-    /// Flows of insiders are named by where they were sent first; they go on or end with those of where they arrive.
-    fn stage_redirected_flows(&mut self, from: Place, to: SocketAddr) {
-        let target = Place {
-            address: to.ip(),
-            port: to.port(),
-            protocol: from.protocol,
-        };
-        let redirect = Key::Element(ElementKey::Place(SetName::Redirects, from));
-        let moved = self.staged.contains(&Key::Flows(target)) || self.staged.contains(&redirect);
-        if from.protocol == Protocol::Udp && moved {
-            self.staged.insert(Key::Flows(from));
         }
     }
 
@@ -393,12 +438,15 @@ impl Ledger {
         if vip.users == 0 {
             vip.priority = Priority::Ordinary;
         }
-        let add_address = vip.address.wanted.is_some() && vip.address.has.is_none();
-        self.staged.insert(Key::Route(ip));
-        if add_address {
-            self.background.insert(ip);
-        } else {
-            self.staged.insert(Key::Address(ip));
+        // A vacant one is staged to be forgotten.
+        let vacant = vip.users == 0;
+        if vacant || vip.route.difference().is_some() {
+            self.staged.insert(Key::Route(ip));
+        }
+        match vip.address.difference() {
+            Some(Difference::Add(())) => drop(self.background.insert(ip)),
+            None if !vacant => {}
+            _ => drop(self.staged.insert(Key::Address(ip))),
         }
     }
 
@@ -599,8 +647,8 @@ impl Ledger {
     }
 
     /// Virtual servers whose connections are to be counted.
-    pub fn to_look_at(&mut self, now: Instant) -> Vec<VirtualServer> {
-        self.drains.to_look_at(now)
+    pub fn begin_look(&mut self, now: Instant) -> Vec<VirtualServer> {
+        self.drains.begin_look(now)
     }
 
     /// Takes in how many connections the real servers of a virtual server have: those that drain and have none, or whose
@@ -671,6 +719,18 @@ impl Ledger {
     /// The op was executed: the kernel now has its value.
     pub fn done(&mut self, op: &Op) {
         let late = self.refused.remove(&op.key()).is_some();
+        if let Some(written) = &mut self.written {
+            written.insert(op.key());
+            // A virtual server takes its real servers with it.
+            if let Op::Ipvs(Command::DelService(server)) = op {
+                let reals = self
+                    .servers
+                    .get(server)
+                    .into_iter()
+                    .flat_map(|entry| &entry.real_servers);
+                written.extend(reals.map(|real| Key::RealServer(*server, real.server)));
+            }
+        }
         match *op {
             Op::Flows(_) => {
                 self.staged.remove(&op.key());
@@ -776,6 +836,15 @@ impl Ledger {
     /// The service that wants this virtual server.
     pub fn owner(&self, server: &VirtualServer) -> Option<&ObjectName> {
         self.servers.get(server)?.owner.as_ref()
+    }
+
+    /// The kernel is thought to have this route or address.
+    pub fn has_vip(&self, key: &Key) -> bool {
+        match key {
+            Key::Route(ip) => self.vips.get(ip).is_some_and(|vip| vip.route.has.is_some()),
+            Key::Address(ip) => self.vips.get(ip).is_some_and(|vip| vip.address.has.is_some()),
+            _ => false,
+        }
     }
 
     /// The kernel has this virtual server.

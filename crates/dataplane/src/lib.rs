@@ -6,6 +6,7 @@
 //!
 //! Knows neither Kubernetes' API, nor HTTP, nor flags. Reads no clock: the caller says what time it is.
 
+pub mod adoption;
 pub mod commit;
 pub mod compile;
 pub mod drain;
@@ -21,6 +22,7 @@ mod policy_ledger;
 pub mod rules;
 pub mod slot;
 
+pub use adoption::Drift;
 pub use engine::{DataPlane, Settings};
 pub use kernel::{Kernel, KernelBroken, OpError, Snapshot};
 pub use plan::{Op, Phase, Plan, PolicyCommand};

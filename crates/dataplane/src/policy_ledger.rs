@@ -8,6 +8,7 @@ use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::ObjectName;
 
+use crate::adoption::Adoption;
 use crate::element::{ElementKey, ElementValue, Place, SetName};
 use crate::kernel::PresentTable;
 use crate::plan::{Key, PolicyCommand};
@@ -125,25 +126,42 @@ impl PolicyLedger {
         }
     }
 
-    /// Takes in what the kernel holds.
-    pub(crate) fn adopt(&mut self, present: &[PresentTable], staged: &mut FxHashSet<Key>) {
-        for entry in self.elements.values_mut() {
-            entry.slot.has = None;
-        }
+    /// Places that send insiders elsewhere, and where.
+    pub(crate) fn redirects(&self) -> impl Iterator<Item = (Place, SocketAddr)> {
+        self.elements
+            .iter()
+            .filter_map(|(key, entry)| match (key, entry.slot.wanted) {
+                (ElementKey::Place(SetName::Redirects, from), Some(ElementValue::To(to))) => Some((*from, to)),
+                _ => None,
+            })
+    }
+
+    /// Takes in what the kernel holds. Where a table is not as it should be, nothing is told of its elements.
+    pub(crate) fn adopt(&mut self, present: &[PresentTable], staged: &mut FxHashSet<Key>, adoption: &mut Adoption) {
         for family in [Family::Ip, Family::Ip6] {
-            self.table(family).has = None;
-        }
-        for PresentTable {
-            family,
-            rules,
-            elements,
-        } in present
-        {
-            let table = self.table(*family);
-            table.used = true;
-            table.has = table.wanted.clone().filter(|wanted| wanted.fingerprints() == *rules);
-            for (key, value) in elements {
-                self.elements.entry(*key).or_default().slot.has = Some(timeless(*value));
+            // A table that was written meanwhile had its elements written, too.
+            if !adoption.tells(&Key::Rules(family)) {
+                continue;
+            }
+            let found = present.iter().find(|table| table.family == family);
+            let table = self.table(family);
+            table.used |= found.is_some();
+            let right = |wanted: &Arc<Rules>| found.is_some_and(|found| wanted.fingerprints() == found.rules);
+            let has = table.wanted.clone().filter(right);
+            let stands = table.has == has;
+            adoption.take(&mut table.has, has, Key::Rules(family));
+            let elements = found.map_or(&[][..], |found| &found.elements);
+            for (key, _) in elements {
+                self.elements.entry(*key).or_default();
+            }
+            let elements: FxHashMap<_, _> = elements.iter().copied().collect();
+            for (key, entry) in self.elements.iter_mut().filter(|(key, _)| key.family() == family) {
+                let value = elements.get(key).copied().map(timeless);
+                if stands {
+                    adoption.take(&mut entry.slot.has, value, Key::Element(*key));
+                } else {
+                    entry.slot.has = value;
+                }
             }
         }
         let differ = |entry: &(&ElementKey, &Entry)| entry.1.slot.difference().is_some();

@@ -15,6 +15,7 @@ pub mod sysctl;
 pub mod uapi;
 pub mod vip;
 pub mod vip_command;
+pub mod vip_monitor;
 pub mod virtual_server;
 
 pub use client::Ipvs;
@@ -25,6 +26,7 @@ pub use netlink::Counters;
 pub use scheduler::SchedulerName;
 pub use vip::Vips;
 pub use vip_command::VipCommand;
+pub use vip_monitor::{Gone, VipMonitor};
 pub use virtual_server::{
     Family, Flags, Forward, Persistence, Protocol, RealServer, RealServerConfig, VirtualServer, VirtualServerConfig,
 };

@@ -16,15 +16,15 @@ use crate::error::{Error, transport};
 use crate::vip_command::{DEVICE, RTPROT_KUBE_IPVS, VipCommand};
 
 // linux/netlink.h, linux/rtnetlink.h
-const NETLINK_ROUTE: isize = 0;
+pub(crate) const NETLINK_ROUTE: isize = 0;
 const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(crate) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
-const RTM_DELADDR: u16 = 21;
+pub(crate) const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
-const RTM_DELROUTE: u16 = 25;
+pub(crate) const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 const RT_TABLE_LOCAL: u8 = 255;
 const NLM_F_EXCL: u16 = 0x200;
@@ -101,6 +101,10 @@ impl Vips {
     /// # Errors
     /// Where the transport broke, or an address is asked for and there is no `kube-ipvs0`.
     pub fn execute(&mut self, commands: &[VipCommand]) -> Result<Vec<Result<(), Error>>, Error> {
+        // Somebody may have deleted it.
+        if self.device.is_none() && commands.iter().any(|c| matches!(c, VipCommand::AddAddress(_))) {
+            self.ensure_device()?;
+        }
         let mut batch = Batch::new();
         for command in commands {
             match *command {
@@ -162,11 +166,12 @@ impl Vips {
         Ok(all)
     }
 
-    /// Addresses on `kube-ipvs0`; none where it is not there.
+    /// Addresses on `kube-ipvs0`; none where it is not there. Looks for the device anew.
     ///
     /// # Errors
     /// Where the kernel cannot be asked.
     pub fn addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
+        self.device = find_link(&mut self.socket, DEVICE)?.map(|(index, _)| index);
         let Some(device) = self.device else {
             return Ok(Vec::new());
         };

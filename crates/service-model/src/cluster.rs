@@ -141,6 +141,11 @@ impl Cluster {
         self.nodes.primary().collect()
     }
 
+    /// The name of this node.
+    pub fn node_name(&self) -> &str {
+        &self.config.node_name
+    }
+
     /// Who is who among the clients of a family. Changes with this node's `spec.podCIDRs` at most.
     pub fn local_traffic(&self, family: Family) -> LocalTraffic {
         LocalTraffic::new(&self.config.detect_local, &self.nodes.pod_cidrs, family)

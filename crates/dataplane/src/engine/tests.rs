@@ -18,6 +18,7 @@ use crate::kernel::{Kernel, Snapshot};
 use crate::plan::Phase;
 use crate::plan::{Op, PolicyCommand};
 
+mod audit;
 mod drain;
 mod flows;
 mod issues;

@@ -1,0 +1,132 @@
+//! Threads beside the sync thread that hear and read, and never write: what others do to what we programmed (L9).
+
+use std::future::Future;
+use std::sync::mpsc::{self as requests, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use dataplane::live::LiveKernel;
+use dataplane::{Kernel, Snapshot};
+use ipvs::{Gone, VipMonitor};
+use nftables::Monitor;
+use tokio::sync::{mpsc, oneshot};
+use tracing::warn;
+
+/// Somebody changed what we programmed, or may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disturbance {
+    /// The policy tables; not us.
+    Tables,
+    /// A route, an address or the device; perhaps us.
+    Vips(Gone),
+}
+
+/// What the audit found.
+pub(crate) struct Look {
+    /// What the kernel held while it looked; `None` where it could not be read.
+    pub(crate) snapshot: Option<Snapshot>,
+    /// How long that took.
+    pub(crate) took: Duration,
+}
+
+/// What listens on a kernel that is written.
+pub(crate) struct Listeners {
+    pub(crate) tables: Monitor,
+    pub(crate) vips: VipMonitor,
+    pub(crate) reader: LiveKernel,
+}
+
+/// What the sync thread hears of them, and asks.
+pub(crate) struct Heard {
+    pub(crate) disturbances: mpsc::Receiver<Disturbance>,
+    pub(crate) looks: mpsc::Receiver<Look>,
+    /// Asks for a look; `None` = nobody looks.
+    pub(crate) ask: Option<Sender<()>>,
+}
+
+/// Disturbances between a listener and the sync thread. When it is full the listener waits, and the kernel keeps what
+/// it has to tell.
+const CHANNEL: usize = 256;
+
+/// Starts the threads; what is returned beside ends when one of them does, and never without any.
+pub(crate) fn start(listeners: Option<Listeners>) -> Result<(Heard, impl Future<Output = anyhow::Error>)> {
+    let (disturbed, disturbances) = mpsc::channel(CHANNEL);
+    let (looked, looks) = mpsc::channel(1);
+    let (ended, end) = oneshot::channel();
+    let mut heard = Heard {
+        disturbances,
+        looks,
+        ask: None,
+    };
+    let alone = listeners.is_none();
+    if let Some(mut listeners) = listeners {
+        let (ask, asked) = requests::channel();
+        heard.ask = Some(ask);
+        let (ends, mut first) = mpsc::channel(3);
+        let tell = disturbed.clone();
+        run("policy-monitor", ends.clone(), move || {
+            loop {
+                listeners.tables.wait()?;
+                tell.blocking_send(Disturbance::Tables)?;
+            }
+        })?;
+        run("vip-monitor", ends.clone(), move || {
+            loop {
+                for gone in listeners.vips.wait()? {
+                    disturbed.blocking_send(Disturbance::Vips(gone))?;
+                }
+            }
+        })?;
+        run("audit", ends, move || {
+            loop {
+                asked.recv()?;
+                looked.blocking_send(look(&mut listeners.reader))?;
+            }
+        })?;
+        tokio::spawn(async move {
+            if let Some(error) = first.recv().await {
+                let _ = ended.send(error);
+            }
+        });
+    }
+    let end = async move {
+        if alone {
+            return std::future::pending().await;
+        }
+        end.await.unwrap_or_else(|_| anyhow!("a listener panicked"))
+    };
+    Ok((heard, end))
+}
+
+fn look(reader: &mut LiveKernel) -> Look {
+    let start = Instant::now();
+    let snapshot = reader
+        .read()
+        .inspect_err(|error| warn!(%error, "the audit cannot read the kernel"))
+        .ok();
+    Look {
+        snapshot,
+        took: start.elapsed(),
+    }
+}
+
+/// A thread that tells its error, or that it panicked by saying nothing.
+fn run(
+    name: &'static str,
+    ends: mpsc::Sender<anyhow::Error>,
+    work: impl FnOnce() -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let work = move || {
+        let error = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))
+            .unwrap_or_else(|_| Err(anyhow!("panicked")))
+            .err()
+            .unwrap_or_else(|| anyhow!("ended"));
+        let _ = ends.blocking_send(error.context(name));
+    };
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .with_context(|| format!("start the thread {name}"))?;
+    Ok(())
+}
