@@ -102,6 +102,18 @@ fn kernel_part(services: u32, round: u32) {
         counters.ipvs.system_calls + counters.route.system_calls + counters.nftables.system_calls,
         model.as_secs_f64(),
     );
+    let mut reader = LiveKernel::open().unwrap();
+    plane.begin_audit();
+    let start = Instant::now();
+    let snapshot = reader.read().unwrap();
+    let read = start.elapsed();
+    let drift = plane.audited(&snapshot);
+    assert!(drift.is_empty(), "{drift}");
+    println!(
+        "  audit: read beside the sync thread in {:.3} s, compared in it in {:.3} s",
+        read.as_secs_f64(),
+        (start.elapsed() - read).as_secs_f64(),
+    );
 }
 
 /// What the policy tables get: rules, and three elements a service.

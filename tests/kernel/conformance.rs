@@ -164,7 +164,7 @@ fn the_fake_policy_tables_answer_as_the_real_ones() {
     runner
         .run(&prop::collection::vec(policy_op(), 1..40), |ops| {
             isolate().unwrap();
-            let open = || LiveKernel::new(Ipvs::open().unwrap(), Vips::open().unwrap(), Nftables::open().unwrap());
+            let open = || LiveKernel::open().unwrap();
             let (mut real, mut fake) = (open(), FakeKernel::new());
             for op in &ops {
                 let answer = real.execute(std::slice::from_ref(op)).unwrap().remove(0);

@@ -19,3 +19,4 @@ mod policy;
 mod scheduler;
 mod seen;
 mod work;
+mod worlds;

@@ -124,6 +124,9 @@ fn with_kernel(
     on(provider, &program, &binary, environment, filter)
 }
 
+/// Number of sequences of `tests/kernel/worlds.rs`.
+const WORLDS: &str = "KUBE_IPVS_WORLDS";
+
 /// The control plane, as the variable that the tests find it by.
 fn control_plane() -> Result<(String, String)> {
     let program = testbed::control_plane::build(&root())?;
@@ -150,6 +153,9 @@ fn on(
         binary.to_string_lossy().into_owned(),
     ));
     job.environment.push(("RUST_BACKTRACE".to_owned(), "1".to_owned()));
+    // How many random worlds.
+    job.environment
+        .extend(std::env::var(WORLDS).ok().map(|number| (WORLDS.to_owned(), number)));
     job.memory = 6144;
     job.limit = Duration::from_secs(1500);
     match provider.run(&job)? {

@@ -35,6 +35,18 @@ pub struct LiveCounters {
 const TRANSACTION: usize = 100_000;
 
 impl LiveKernel {
+    /// Opens its sockets in this thread's network namespace; it makes no device.
+    ///
+    /// # Errors
+    /// Where one cannot be opened; [`ipvs::Error::is_unsupported`] where the kernel has no IPVS.
+    pub fn open() -> Result<Self, KernelBroken> {
+        Ok(Self::new(
+            Ipvs::open().map_err(broken("open IPVS"))?,
+            Vips::open().map_err(broken("open routes and addresses"))?,
+            Nftables::open().map_err(broken("open nf_tables"))?,
+        ))
+    }
+
     /// Over sockets that are open already.
     pub fn new(ipvs: Ipvs, vips: Vips, nftables: Nftables) -> Self {
         Self { ipvs, vips, nftables }
