@@ -22,7 +22,9 @@ use crate::kernel::{PresentServer, Snapshot};
 use crate::plan::{EndFlows, Key, Op, Placed, Plan, PolicyCommand};
 use crate::policy_ledger::PolicyLedger;
 use crate::rules::Rules;
-use crate::slot::{Difference, Slot};
+use crate::server_entry::ServerEntry;
+use crate::slot::Difference;
+use crate::vip_ledger::VipLedger;
 
 /// First wait after a refused op.
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -32,8 +34,8 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 /// Wanted and present objects.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    servers: FxHashMap<VirtualServer, Entry>,
-    vips: FxHashMap<IpAddr, Vip>,
+    servers: FxHashMap<VirtualServer, ServerEntry>,
+    vips: VipLedger,
     policies: PolicyLedger,
     drains: Drains,
     /// How long a real server drains where its service does not say; zero = without end.
@@ -42,12 +44,8 @@ pub struct Ledger {
     services: FxHashMap<ObjectName, Vec<VirtualServer>>,
     /// Objects whose two sides may differ, without the addresses to be added.
     staged: FxHashSet<Key>,
-    /// VIPs whose address is to be added to `kube-ipvs0`, in the background. Apart, so that a commit does not walk them.
-    background: FxHashSet<IpAddr>,
     /// Objects that the kernel refused, and when they are tried again.
     refused: FxHashMap<Key, Refused>,
-    /// Addresses on `kube-ipvs0` are wanted at all (L4).
-    with_addresses: bool,
     /// Schedulers that the kernel turned out to lack; asked for again after the next adoption (T22).
     no_schedulers: FxHashSet<SchedulerName>,
     /// Virtual servers that have `rr` in place of one of these.
@@ -56,35 +54,6 @@ pub struct Ledger {
     written: Option<FxHashSet<Key>>,
     /// Virtual servers with `rr` that were not told yet.
     fallen_back: Vec<(VirtualServer, SchedulerName)>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    slot: Slot<VirtualServerConfig>,
-    /// The service that wants it.
-    owner: Option<ObjectName>,
-    vip: Option<IpAddr>,
-    priority: Priority,
-    /// What its service says of its real servers' draining.
-    drain_timeout: Option<Duration>,
-    /// Sorted by address.
-    real_servers: Vec<Real>,
-}
-
-#[derive(Debug)]
-struct Real {
-    server: RealServer,
-    slot: Slot<RealServerConfig>,
-    rank: u32,
-}
-
-#[derive(Debug)]
-struct Vip {
-    /// Wanted virtual servers at this address.
-    users: u32,
-    priority: Priority,
-    route: Slot<()>,
-    address: Slot<()>,
 }
 
 /// An op that the kernel refused.
@@ -132,81 +101,12 @@ fn without_scheduler(config: VirtualServerConfig) -> VirtualServerConfig {
     }
 }
 
-impl Default for Vip {
-    fn default() -> Self {
-        Self {
-            users: 0,
-            priority: Priority::Ordinary,
-            route: Slot::default(),
-            address: Slot::default(),
-        }
-    }
-}
-
-impl Default for Entry {
-    fn default() -> Self {
-        Self {
-            slot: Slot::default(),
-            owner: None,
-            vip: None,
-            priority: Priority::Ordinary,
-            drain_timeout: None,
-            real_servers: Vec::new(),
-        }
-    }
-}
-
-impl Entry {
-    /// Takes in what the kernel holds of it; `None` = nothing.
-    fn adopt(&mut self, server: VirtualServer, present: Option<&PresentServer>, adoption: &mut Adoption) {
-        let config = present.map(|present| present.config);
-        adoption.take(&mut self.slot.has, config, Key::VirtualServer(server));
-        let reals = present.map_or(&[][..], |present| &present.real_servers);
-        for (real, _) in reals {
-            self.real_mut(*real);
-        }
-        let reals: FxHashMap<_, _> = reals.iter().copied().collect();
-        for real in &mut self.real_servers {
-            let config = reals.get(&real.server).copied();
-            adoption.take(&mut real.slot.has, config, Key::RealServer(server, real.server));
-        }
-    }
-
-    fn real(&self, server: RealServer) -> Option<&Real> {
-        self.real_servers
-            .binary_search_by_key(&server, |real| real.server)
-            .ok()
-            .and_then(|i| self.real_servers.get(i))
-    }
-
-    /// The real server's slot, made where it is missing.
-    fn real_mut(&mut self, server: RealServer) -> &mut Real {
-        let at = match self.real_servers.binary_search_by_key(&server, |real| real.server) {
-            Ok(at) => at,
-            Err(at) => {
-                self.real_servers.insert(
-                    at,
-                    Real {
-                        server,
-                        slot: Slot::default(),
-                        rank: 0,
-                    },
-                );
-                at
-            }
-        };
-        self.real_servers
-            .get_mut(at)
-            .expect("the place was found or just filled")
-    }
-}
-
 impl Ledger {
     /// An empty ledger. `with_addresses`: VIPs are addresses on `kube-ipvs0`, too, besides their routes (L4).
     /// `drain_timeout`: of services that do not say it, zero = without end (L5).
     pub fn new(with_addresses: bool, drain_timeout: Duration) -> Self {
         Self {
-            with_addresses,
+            vips: VipLedger::new(with_addresses),
             drain_timeout,
             ..Self::default()
         }
@@ -219,15 +119,12 @@ impl Ledger {
     pub fn adopt(&mut self, snapshot: &Snapshot) -> Drift {
         let written = self.written.take().unwrap_or_default();
         let mut adoption = Adoption::new(written);
-        self.adopt_vips(snapshot, &mut adoption);
+        self.vips.adopt(snapshot, &mut self.staged, &mut adoption);
         self.policies.adopt(&snapshot.tables, &mut self.staged, &mut adoption);
         self.adopt_servers(snapshot, &mut adoption);
         self.find_drains(snapshot);
         let servers = self.servers.keys().copied().collect::<Vec<_>>();
         servers.iter().for_each(|server| self.stage_server(server));
-        for ip in self.vips.keys().copied().collect::<Vec<_>>() {
-            self.stage_vip(ip);
-        }
         let redirects = self.policies.redirects();
         redirects.for_each(|(from, to)| stage_redirected_flows(&mut self.staged, from, to));
         adoption.drift
@@ -244,19 +141,6 @@ impl Ledger {
         self.written = Some(FxHashSet::default());
     }
 
-    fn adopt_vips(&mut self, snapshot: &Snapshot, adoption: &mut Adoption) {
-        let routes: FxHashSet<_> = snapshot.routes.iter().copied().collect();
-        let addresses: FxHashSet<_> = snapshot.addresses.iter().copied().collect();
-        for ip in routes.union(&addresses) {
-            self.vips.entry(*ip).or_default();
-        }
-        for (ip, vip) in &mut self.vips {
-            let there = |of: &FxHashSet<IpAddr>| of.contains(ip).then_some(());
-            adoption.take(&mut vip.route.has, there(&routes), Key::Route(*ip));
-            adoption.take(&mut vip.address.has, there(&addresses), Key::Address(*ip));
-        }
-    }
-
     fn adopt_servers(&mut self, snapshot: &Snapshot, adoption: &mut Adoption) {
         let owned = snapshot.owned();
         let mut present: FxHashMap<_, _> = snapshot.virtual_servers.iter().map(|it| (it.server, it)).collect();
@@ -264,7 +148,7 @@ impl Ledger {
             entry.adopt(*server, present.remove(server), adoption);
         }
         for (server, found) in present {
-            let bound = server.address().is_some_and(|ip| self.vips.contains_key(&ip));
+            let bound = server.address().is_some_and(|ip| self.vips.holds(ip));
             if (bound || owned.contains(&server)) && adoption.tells(&Key::VirtualServer(server)) {
                 let entry = self.servers.entry(server).or_default();
                 entry.adopt(server, Some(found), adoption);
@@ -360,47 +244,18 @@ impl Ledger {
             entry.slot.wanted = Some(config);
             self.staged.insert(Key::VirtualServer(object.server));
         }
-        // Sorted, so that each side is walked once whatever the number of endpoints.
-        let mut wanted: Vec<_> = object
-            .real_servers
-            .iter()
-            .zip(0..)
-            .map(|((real, c), rank)| (*real, *c, rank))
-            .collect();
-        wanted.sort_unstable_by_key(|(real, ..)| *real);
-        let staged = &mut self.staged;
-        for real in &mut entry.real_servers {
-            let gone = wanted.binary_search_by_key(&real.server, |(real, ..)| *real).is_err();
-            if gone && real.slot.wanted.take().is_some() {
-                flows = true;
-                staged.insert(Key::RealServer(object.server, real.server));
-            }
-        }
-        entry
-            .real_servers
-            .reserve_exact(wanted.len().saturating_sub(entry.real_servers.len()));
-        for (server, config, rank) in wanted {
-            let real = entry.real_mut(server);
-            real.rank = rank;
-            if real.slot.wanted != Some(config) {
-                flows |= real.slot.wanted.is_none();
-                real.slot.wanted = Some(config);
-                staged.insert(Key::RealServer(object.server, server));
-            }
-        }
+        flows |= entry.want_reals(object.server, &object.real_servers, &mut self.staged);
         if flows {
             self.staged.extend(flows_of(&object.server));
         }
         let before = std::mem::replace(&mut entry.vip, object.vip);
-        if before != object.vip {
-            before.into_iter().for_each(|ip| self.release_vip(ip));
+        for ip in before.into_iter().filter(|_| before != object.vip) {
+            self.vips.remove_user(ip, &mut self.staged);
         }
         if let Some(ip) = object.vip {
-            let vip = self.vips.entry(ip).or_default();
-            vip.priority = vip.priority.min(priority);
+            self.vips.raise_priority(ip, priority);
             if before != object.vip {
-                vip.users += 1;
-                self.stage_vip(ip);
+                self.vips.add_user(ip, &mut self.staged);
             }
         }
     }
@@ -415,54 +270,18 @@ impl Ledger {
             return;
         };
         self.without_theirs.remove(server);
-        entry.owner = None;
-        entry.slot.wanted = None;
-        entry.real_servers.iter_mut().for_each(|real| real.slot.wanted = None);
+        entry.release();
         let vip = entry.vip.take();
         self.stage_server(server);
-        vip.into_iter().for_each(|ip| self.release_vip(ip));
-    }
-
-    fn release_vip(&mut self, ip: IpAddr) {
-        if let Some(vip) = self.vips.get_mut(&ip) {
-            vip.users = vip.users.saturating_sub(1);
-            self.stage_vip(ip);
-        }
-    }
-
-    fn stage_vip(&mut self, ip: IpAddr) {
-        let vip = self.vips.entry(ip).or_default();
-        let wanted = (vip.users > 0).then_some(());
-        vip.route.wanted = wanted;
-        vip.address.wanted = wanted.filter(|()| self.with_addresses);
-        if vip.users == 0 {
-            vip.priority = Priority::Ordinary;
-        }
-        // A vacant one is staged to be forgotten.
-        let vacant = vip.users == 0;
-        if vacant || vip.route.difference().is_some() {
-            self.staged.insert(Key::Route(ip));
-        }
-        match vip.address.difference() {
-            Some(Difference::Add(())) => drop(self.background.insert(ip)),
-            None if !vacant => {}
-            _ => drop(self.staged.insert(Key::Address(ip))),
+        if let Some(ip) = vip {
+            self.vips.remove_user(ip, &mut self.staged);
         }
     }
 
     fn stage_server(&mut self, server: &VirtualServer) {
-        let Some(entry) = self.servers.get(server) else { return };
-        let before = self.staged.len();
-        if entry.slot.difference().is_some() {
-            self.staged.insert(Key::VirtualServer(*server));
-        }
-        let reals = entry
-            .real_servers
-            .iter()
-            .filter(|real| real.slot.difference().is_some());
-        self.staged
-            .extend(reals.map(|real| Key::RealServer(*server, real.server)));
-        if self.staged.len() > before {
+        if let Some(entry) = self.servers.get(server)
+            && entry.stage(*server, &mut self.staged)
+        {
             self.staged.extend(flows_of(server));
         }
     }
@@ -490,32 +309,14 @@ impl Ledger {
 
     /// At most `limit` addresses to be added to `kube-ipvs0`.
     pub fn plan_addresses(&mut self, now: Instant, limit: usize) -> Plan {
-        let settled: Vec<_> = self
-            .background
-            .iter()
-            .filter(|ip| !self.adds_address(**ip))
-            .copied()
-            .collect();
-        for ip in settled {
-            self.background.remove(&ip);
-        }
-        let due = self
-            .background
-            .iter()
-            .map(|ip| Key::Address(*ip))
-            .filter(|key| !self.waits(key, now));
+        self.vips.settle_background();
+        let due = self.vips.background().filter(|key| !self.waits(key, now));
         Plan::new(due.filter_map(|key| self.op(&key, now)).take(limit).collect())
     }
 
     /// Addresses remain to be added to `kube-ipvs0`, and may be tried now.
     pub fn has_addresses_to_add(&self, now: Instant) -> bool {
-        self.background.iter().any(|ip| !self.waits(&Key::Address(*ip), now))
-    }
-
-    fn adds_address(&self, ip: IpAddr) -> bool {
-        self.vips
-            .get(&ip)
-            .is_some_and(|vip| matches!(vip.address.difference(), Some(Difference::Add(()))))
+        self.vips.background().any(|key| !self.waits(&key, now))
     }
 
     fn waits(&self, key: &Key, now: Instant) -> bool {
@@ -582,8 +383,7 @@ impl Ledger {
                 rank: 0,
                 op: Op::Flows(self.end_flows(place)),
             }),
-            Key::Route(ip) => self.vip_op(ip, |vip| vip.route, VipCommand::AddRoute, VipCommand::DelRoute),
-            Key::Address(ip) => self.vip_op(ip, |vip| vip.address, VipCommand::AddAddress, VipCommand::DelAddress),
+            Key::Route(_) | Key::Address(_) => self.vips.op(key),
         }
     }
 
@@ -665,25 +465,6 @@ impl Ledger {
         self.drains.len()
     }
 
-    fn vip_op(
-        &self,
-        ip: IpAddr,
-        slot: fn(&Vip) -> Slot<()>,
-        add: fn(IpAddr) -> VipCommand,
-        delete: fn(IpAddr) -> VipCommand,
-    ) -> Option<Placed> {
-        let vip = self.vips.get(&ip)?;
-        let command = match slot(vip).difference()? {
-            Difference::Add(()) | Difference::Set(()) => add(ip),
-            Difference::Delete => delete(ip),
-        };
-        Some(Placed {
-            priority: vip.priority,
-            rank: 0,
-            op: Op::Vip(command),
-        })
-    }
-
     /// Forgets a staged key that needs no op: done, no longer wanted, or (a real server) gone with its virtual server.
     fn settle(&mut self, key: &Key) {
         self.staged.remove(key);
@@ -704,15 +485,7 @@ impl Ledger {
                     self.servers.remove(&server);
                 }
             }
-            Key::Route(ip) | Key::Address(ip) => {
-                if self
-                    .vips
-                    .get(&ip)
-                    .is_some_and(|vip| vip.users == 0 && vip.route.is_vacant() && vip.address.is_vacant())
-                {
-                    self.vips.remove(&ip);
-                }
-            }
+            Key::Route(ip) | Key::Address(ip) => self.vips.forget_vacant(ip),
         }
     }
 
@@ -747,10 +520,7 @@ impl Ledger {
             Op::Ipvs(Command::DelDest(server, real)) => {
                 self.servers.entry(server).or_default().real_mut(real).slot.has = None;
             }
-            Op::Vip(VipCommand::AddRoute(ip)) => self.vips.entry(ip).or_default().route.has = Some(()),
-            Op::Vip(VipCommand::DelRoute(ip)) => self.vips.entry(ip).or_default().route.has = None,
-            Op::Vip(VipCommand::AddAddress(ip)) => self.vips.entry(ip).or_default().address.has = Some(()),
-            Op::Vip(VipCommand::DelAddress(ip)) => self.vips.entry(ip).or_default().address.has = None,
+            Op::Vip(command) => self.vips.done(command),
         }
         self.staged.insert(op.key());
         if let (Op::Ipvs(command), true) = (op, late) {
@@ -840,11 +610,7 @@ impl Ledger {
 
     /// The kernel is thought to have this route or address.
     pub fn has_vip(&self, key: &Key) -> bool {
-        match key {
-            Key::Route(ip) => self.vips.get(ip).is_some_and(|vip| vip.route.has.is_some()),
-            Key::Address(ip) => self.vips.get(ip).is_some_and(|vip| vip.address.has.is_some()),
-            _ => false,
-        }
+        self.vips.has(key)
     }
 
     /// The kernel has this virtual server.
@@ -877,10 +643,6 @@ impl Ledger {
             .flat_map(|entry| &entry.real_servers)
             .filter(|real| real.slot.wanted.is_some())
             .count();
-        (
-            wanted.count(),
-            real,
-            self.vips.values().filter(|vip| vip.users > 0).count(),
-        )
+        (wanted.count(), real, self.vips.count())
     }
 }

@@ -1,7 +1,7 @@
 //! From frontends to kernel objects: what we want, what the kernel has, the ordered changes between them.
 //!
 //! Reading order: [`compile`] (frontends → objects), [`rules`] and [`element`] (the policy tables), [`ledger`] with its
-//! part `policy_ledger` (wanted and present objects), [`plan`] (ordered, printable changes), [`commit`] (plan → kernel →
+//! parts `policy_ledger`, `vip_ledger` and [`drain`] (wanted and present objects), [`plan`] (ordered, printable changes), [`commit`] (plan → kernel →
 //! ledger), [`kernel`] (the seam), [`live`] and `fake` (its two sides), [`engine`] (all of it behind four calls).
 //!
 //! Knows neither Kubernetes' API, nor HTTP, nor flags. Reads no clock: the caller says what time it is.
@@ -20,7 +20,9 @@ pub mod live;
 pub mod plan;
 mod policy_ledger;
 pub mod rules;
+mod server_entry;
 pub mod slot;
+mod vip_ledger;
 
 pub use adoption::Drift;
 pub use engine::{DataPlane, Settings};

@@ -1,0 +1,149 @@
+//! One virtual server of the ledger, with its real servers.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipvs::{RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
+use rustc_hash::{FxHashMap, FxHashSet};
+use service_model::ObjectName;
+
+use crate::adoption::Adoption;
+use crate::compile::Priority;
+use crate::kernel::PresentServer;
+use crate::plan::Key;
+use crate::slot::Slot;
+
+/// A virtual server.
+#[derive(Debug)]
+pub(crate) struct ServerEntry {
+    pub(crate) slot: Slot<VirtualServerConfig>,
+    /// The service that wants it.
+    pub(crate) owner: Option<ObjectName>,
+    pub(crate) vip: Option<IpAddr>,
+    pub(crate) priority: Priority,
+    /// What its service says of its real servers' draining.
+    pub(crate) drain_timeout: Option<Duration>,
+    /// Sorted by address.
+    pub(crate) real_servers: Vec<RealEntry>,
+}
+
+/// A real server.
+#[derive(Debug)]
+pub(crate) struct RealEntry {
+    pub(crate) server: RealServer,
+    pub(crate) slot: Slot<RealServerConfig>,
+    /// Place among the others (T23).
+    pub(crate) rank: u32,
+}
+
+impl Default for ServerEntry {
+    fn default() -> Self {
+        Self {
+            slot: Slot::default(),
+            owner: None,
+            vip: None,
+            priority: Priority::Ordinary,
+            drain_timeout: None,
+            real_servers: Vec::new(),
+        }
+    }
+}
+
+impl ServerEntry {
+    pub(crate) fn real(&self, server: RealServer) -> Option<&RealEntry> {
+        self.real_servers
+            .binary_search_by_key(&server, |real| real.server)
+            .ok()
+            .and_then(|i| self.real_servers.get(i))
+    }
+
+    /// The real server's slot, made where it is missing.
+    pub(crate) fn real_mut(&mut self, server: RealServer) -> &mut RealEntry {
+        let at = match self.real_servers.binary_search_by_key(&server, |real| real.server) {
+            Ok(at) => at,
+            Err(at) => {
+                self.real_servers.insert(
+                    at,
+                    RealEntry {
+                        server,
+                        slot: Slot::default(),
+                        rank: 0,
+                    },
+                );
+                at
+            }
+        };
+        self.real_servers
+            .get_mut(at)
+            .expect("the place was found or just filled")
+    }
+
+    /// The real servers that are wanted from now on, in order (T23). True where one came or went.
+    pub(crate) fn want_reals(
+        &mut self,
+        server: VirtualServer,
+        reals: &[(RealServer, RealServerConfig)],
+        staged: &mut FxHashSet<Key>,
+    ) -> bool {
+        // Sorted, so that each side is walked once whatever the number of endpoints.
+        let mut wanted: Vec<_> = reals
+            .iter()
+            .zip(0..)
+            .map(|((real, config), rank)| (*real, *config, rank))
+            .collect();
+        wanted.sort_unstable_by_key(|(real, ..)| *real);
+        let mut moved = false;
+        for real in &mut self.real_servers {
+            let gone = wanted.binary_search_by_key(&real.server, |(real, ..)| *real).is_err();
+            if gone && real.slot.wanted.take().is_some() {
+                moved = true;
+                staged.insert(Key::RealServer(server, real.server));
+            }
+        }
+        self.real_servers
+            .reserve_exact(wanted.len().saturating_sub(self.real_servers.len()));
+        for (real, config, rank) in wanted {
+            let entry = self.real_mut(real);
+            entry.rank = rank;
+            if entry.slot.wanted != Some(config) {
+                moved |= entry.slot.wanted.is_none();
+                entry.slot.wanted = Some(config);
+                staged.insert(Key::RealServer(server, real));
+            }
+        }
+        moved
+    }
+
+    /// Nobody wants it any more.
+    pub(crate) fn release(&mut self) {
+        self.owner = None;
+        self.slot.wanted = None;
+        self.real_servers.iter_mut().for_each(|real| real.slot.wanted = None);
+    }
+
+    /// Takes in what the kernel holds of it; `None` = nothing.
+    pub(crate) fn adopt(&mut self, server: VirtualServer, present: Option<&PresentServer>, adoption: &mut Adoption) {
+        let config = present.map(|present| present.config);
+        adoption.take(&mut self.slot.has, config, Key::VirtualServer(server));
+        let reals = present.map_or(&[][..], |present| &present.real_servers);
+        for (real, _) in reals {
+            self.real_mut(*real);
+        }
+        let reals: FxHashMap<_, _> = reals.iter().copied().collect();
+        for real in &mut self.real_servers {
+            let config = reals.get(&real.server).copied();
+            adoption.take(&mut real.slot.has, config, Key::RealServer(server, real.server));
+        }
+    }
+
+    /// Stages what differs. True where something does.
+    pub(crate) fn stage(&self, server: VirtualServer, staged: &mut FxHashSet<Key>) -> bool {
+        let before = staged.len();
+        if self.slot.difference().is_some() {
+            staged.insert(Key::VirtualServer(server));
+        }
+        let differ = self.real_servers.iter().filter(|real| real.slot.difference().is_some());
+        staged.extend(differ.map(|real| Key::RealServer(server, real.server)));
+        staged.len() > before
+    }
+}
