@@ -40,6 +40,7 @@ fn main() {
     for round in 1..=3 {
         kernel_part(services, round);
     }
+    restart(services);
     match control_plane::program() {
         Ok(program) => from_an_api_server(&program, services, changes),
         Err(error) => println!("no control plane: {error:#}"),
@@ -114,6 +115,54 @@ fn kernel_part(services: u32, round: u32) {
         read.as_secs_f64(),
         (start.elapsed() - read).as_secs_f64(),
     );
+}
+
+/// A process that takes over from one that was killed, with nothing changed; and its first change after it.
+fn restart(services: u32) {
+    let netns = Netns::new().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, objects: &[Value]| {
+        let list = json!({"kind": "List", "apiVersion": "v1", "items": objects});
+        fs::write(folder.path().join(name), list.to_string()).unwrap();
+    };
+    let all = (1..services).flat_map(|number| objects(number, &endpoints(number)));
+    write("all.json", &all.collect::<Vec<_>>());
+    write("one.json", &objects(0, &endpoints(0)));
+    let path = folder.path().to_string_lossy().into_owned();
+    for what in ["cold start", "restart"] {
+        let start = Instant::now();
+        let mut daemon = Daemon::start(&netns, &["--manifests", &path, "--hostname-override", NODE]).unwrap();
+        let said = daemon.wait_until_serving().unwrap();
+        let serving = start.elapsed();
+        assert_eq!(what == "restart", said.contains("written=0"), "{said}");
+        let from = daemon.said().len();
+        let mut more = endpoints(0);
+        more.push(format!("10.200.0.{}", what.len()));
+        write("one.json", &objects(0, &more));
+        daemon.wait_for(from, " commit ").unwrap();
+        println!(
+            "{what} from a directory: serving after {:.2} s, the first change written after {:.2} s ({})",
+            serving.as_secs_f64(),
+            start.elapsed().as_secs_f64(),
+            said.split_whitespace()
+                .filter(|word| word.starts_with("written="))
+                .collect::<String>(),
+        );
+        write("one.json", &objects(0, &endpoints(0)));
+        let from = daemon.said().len();
+        daemon.wait_for(from, " commit ").unwrap();
+        wait_for_addresses(&netns, services);
+    }
+}
+
+/// A service and its slice.
+fn objects(number: u32, endpoints: &[String]) -> [Value; 2] {
+    let mut service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{number}")}});
+    service["spec"] = json!({"clusterIP": cluster_ip(number), "ports": [{"port": 80, "targetPort": 8080}]});
+    let mut slice = slice(number, endpoints);
+    slice["apiVersion"] = "discovery.k8s.io/v1".into();
+    slice["kind"] = "EndpointSlice".into();
+    [service, slice]
 }
 
 /// What the policy tables get: rules, and three elements a service.

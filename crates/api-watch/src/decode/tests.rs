@@ -32,7 +32,7 @@ fn every_field_of_a_service() {
         "metadata": {
             "name": "web", "namespace": "shop", "resourceVersion": "17", "creationTimestamp": "1970-01-01T00:01:40Z",
             "labels": {"app": "x", "service.kubernetes.io/headless": ""},
-            "annotations": {"kube-ipvs.io/scheduler": "mh", "other": "y"}
+            "annotations": {"kube-ipvs.io/scheduler": "mh", "kube-ipvs.io/drain-timeout": "1m30s", "other": "y"}
         },
         "spec": {
             "type": "LoadBalancer", "clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1"],
@@ -72,6 +72,7 @@ fn every_field_of_a_service() {
         service,
         Service {
             created: 100,
+            drain_timeout: Some(std::time::Duration::from_secs(90)),
             headless_label: true,
             scheduler: Some("mh".into()),
             service_type: ServiceType::LoadBalancer,
@@ -111,6 +112,20 @@ fn an_empty_service_has_the_defaults() {
     assert_eq!(
         service_of(&json!({"metadata": {"name": "a"}, "spec": {"sessionAffinity": "ClientIP"}})),
         expect
+    );
+}
+
+#[test]
+fn a_drain_timeout_that_is_none_is_named() {
+    let service =
+        service_of(&json!({"metadata": {"name": "a", "annotations": {"kube-ipvs.io/drain-timeout": "soon"}}}));
+    assert_eq!(service.drain_timeout, None);
+    let invalid = &service.invalid[0];
+    assert_eq!(&*invalid.field, "metadata.annotations[kube-ipvs.io/drain-timeout]");
+    assert!(
+        invalid.reason.starts_with("invalid duration \"soon\""),
+        "{}",
+        invalid.reason
     );
 }
 
