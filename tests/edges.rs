@@ -18,6 +18,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("api-watch", &["service-model"]),
     ("ipvs", &["netlink"]),
     ("nftables", &["netlink"]),
+    ("conntrack", &["netlink"]),
     ("dataplane", &["service-model", "ipvs", "nftables"]),
     (
         "agent",
