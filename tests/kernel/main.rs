@@ -8,6 +8,7 @@
 )]
 
 mod conformance;
+mod conntrack;
 mod daemon;
 mod host_rules;
 mod ipvs;
