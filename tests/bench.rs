@@ -59,8 +59,7 @@ fn kernel_part(services: u32, round: u32) {
     isolate().unwrap();
     let (mut ipvs, mut vips) = (Ipvs::open().unwrap(), Vips::open().unwrap());
     vips.ensure_device().unwrap();
-    let (other_ipvs, other_vips) = (Ipvs::open().unwrap(), Vips::open().unwrap());
-    let mut tables = LiveKernel::new(other_ipvs, other_vips, Nftables::open().unwrap());
+    let mut tables = LiveKernel::open().unwrap();
     let start = Instant::now();
     assert!(tables.execute(&policies).unwrap().iter().all(Result::is_ok));
     assert!(ipvs.execute(&commands).unwrap().iter().all(Result::is_ok));
@@ -69,12 +68,7 @@ fn kernel_part(services: u32, round: u32) {
     drop((ipvs, vips, tables));
 
     isolate().unwrap();
-    let mut vips = Vips::open().unwrap();
-    vips.ensure_device().unwrap();
-    let mut plane = DataPlane::new(
-        LiveKernel::new(Ipvs::open().unwrap(), vips, Nftables::open().unwrap()),
-        load::ROUTES_ALONE,
-    );
+    let mut plane = DataPlane::new(LiveKernel::open().unwrap(), load::ROUTES_ALONE);
     plane.adopt().unwrap();
     let mut cluster = Cluster::new(load::config());
     let start = Instant::now();

@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("ipvs", &["netlink"]),
     ("nftables", &["netlink"]),
     ("conntrack", &["netlink"]),
-    ("dataplane", &["service-model", "ipvs", "nftables"]),
+    ("dataplane", &["service-model", "ipvs", "nftables", "conntrack"]),
     (
         "agent",
         &["service-model", "api-watch", "ipvs", "nftables", "dataplane"],

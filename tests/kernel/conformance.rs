@@ -186,9 +186,7 @@ fn the_fake_kernel_answers_as_the_real_one() {
     runner
         .run(&prop::collection::vec(op(), 1..60), |ops| {
             isolate().unwrap();
-            let mut vips = Vips::open().unwrap();
-            vips.ensure_device().unwrap();
-            let mut real = LiveKernel::new(Ipvs::open().unwrap(), vips, Nftables::open().unwrap());
+            let mut real = LiveKernel::open().unwrap();
             let mut fake = FakeKernel::new();
             let answers = real.execute(&ops).unwrap();
             for (op, answer) in ops.iter().zip(answers) {

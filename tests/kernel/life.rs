@@ -13,6 +13,7 @@ use crate::daemon::{eventually, examples, start};
 use crate::seen;
 
 mod drift;
+mod udp;
 
 const WEB: &str = "10.96.1.1:80";
 const WEB_V6: &str = "[fd00:10:96::101]:80";

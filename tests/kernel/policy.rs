@@ -119,12 +119,7 @@ fn costs(services: u32) -> (BTreeMap<String, usize>, Vec<(&'static str, Counters
     }
     cluster.apply(Event::NodeAddresses(Vec::new()));
     cluster.apply(Event::OtherNodesComplete);
-    let mut vips = Vips::open().unwrap();
-    vips.ensure_device().unwrap();
-    let mut plane = DataPlane::new(
-        LiveKernel::new(Ipvs::open().unwrap(), vips, Nftables::open().unwrap()),
-        load::ROUTES_ALONE,
-    );
+    let mut plane = DataPlane::new(LiveKernel::open().unwrap(), load::ROUTES_ALONE);
     plane.adopt().unwrap();
     commit(&mut cluster, &mut plane);
     let rules = rule_handles(&netns);

@@ -24,12 +24,7 @@ fn node(services: u32) -> (Cluster, DataPlane<LiveKernel>) {
         cluster.apply(slice(number, 5));
     }
     cluster.apply(Event::NodeAddresses(Vec::new()));
-    let mut vips = Vips::open().unwrap();
-    vips.ensure_device().unwrap();
-    let mut plane = DataPlane::new(
-        LiveKernel::new(Ipvs::open().unwrap(), vips, Nftables::open().unwrap()),
-        load::ROUTES_ALONE,
-    );
+    let mut plane = DataPlane::new(LiveKernel::open().unwrap(), load::ROUTES_ALONE);
     plane.adopt().unwrap();
     commit(&mut cluster, &mut plane);
     (cluster, plane)

@@ -9,8 +9,8 @@ use dataplane::live::LiveKernel;
 use dataplane::rules;
 use dataplane::{DataPlane, Kernel};
 use ipvs::sysctl;
-use ipvs::{Ipvs, Timeouts, VipMonitor, Vips};
-use nftables::{Monitor, Nftables};
+use ipvs::{Ipvs, Timeouts, VipMonitor};
+use nftables::Monitor;
 use rustix::thread::CapabilitySet;
 use service_model::Event;
 use tokio::signal::unix::{SignalKind, signal};
@@ -168,29 +168,31 @@ async fn follow_node_addresses(events: mpsc::Sender<Event>) -> anyhow::Error {
 
 /// For `--dry-run` and the audit: nothing is created, nothing is set.
 fn open_to_read() -> Result<LiveKernel> {
-    Ok(LiveKernel::new(open_ipvs()?, Vips::open()?, Nftables::open()?))
+    require_ipvs()?;
+    Ok(LiveKernel::open()?)
 }
 
 /// Sets up what IPVS needs (reference: kube-proxy's start in IPVS mode) and opens the sockets that write.
 fn open_to_write(settings: &Settings) -> Result<(LiveKernel, Option<Listeners>)> {
     require_net_admin()?;
-    let mut ipvs = open_ipvs()?;
-    let mut vips = Vips::open()?;
-    vips.ensure_device().context("make the dummy device kube-ipvs0")?;
+    let mut kernel = open_to_read()?;
+    kernel
+        .vips()
+        .ensure_device()
+        .context("make the dummy device kube-ipvs0")?;
     set_sysctls(settings.strict_arp)?;
-    set_timeouts(&mut ipvs, settings.timeouts)?;
+    set_timeouts(kernel.ipvs(), settings.timeouts)?;
     host_rules::start(settings.forward_accept, settings.masquerade_bit);
-    let nftables = Nftables::open()?;
     let listeners = Listeners {
-        tables: Monitor::open(rules::TABLE, nftables.port())?,
+        tables: Monitor::open(rules::TABLE, kernel.tables_port())?,
         vips: VipMonitor::open()?,
         reader: open_to_read()?,
     };
-    Ok((LiveKernel::new(ipvs, vips, nftables), Some(listeners)))
+    Ok((kernel, Some(listeners)))
 }
 
-fn open_ipvs() -> Result<Ipvs> {
-    Ipvs::open().map_err(|error| {
+fn require_ipvs() -> Result<()> {
+    Ipvs::open().map(drop).map_err(|error| {
         if error.is_unsupported() {
             let reason = "this kernel has no IPVS (no generic netlink family IPVS): load the module ip_vs";
             anyhow::Error::from(error).context(reason)

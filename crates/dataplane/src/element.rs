@@ -31,6 +31,11 @@ impl Place {
         }
     }
 
+    /// Address and port.
+    pub fn socket(self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
+
     /// Where a virtual server is; `None` = it is one of a mark.
     pub fn of(server: &VirtualServer) -> Option<Self> {
         match *server {
@@ -347,7 +352,7 @@ fn protocol_of(number: u8) -> Option<Protocol> {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", SocketAddr::new(self.address, self.port), self.protocol)
+        write!(f, "{}/{}", self.socket(), self.protocol)
     }
 }
 

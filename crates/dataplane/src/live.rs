@@ -1,15 +1,16 @@
 //! The running kernel behind the seam: IPVS, rtnetlink and nf_tables, in this thread's network namespace.
 
 use std::error::Error as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use conntrack::{Conntrack, Filter, Flow};
 use ipvs::{Command, Counters, Ipvs, RealServer, RealServerConfig, RealServerState, VipCommand, Vips, VirtualServer};
 use nftables::{Family, Nftables};
 use rustc_hash::FxHashMap;
 
 use crate::element::{ElementKey, ElementValue, SetName};
 use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot};
-use crate::plan::{Op, PolicyCommand};
+use crate::plan::{EndFlows, Op, PolicyCommand};
 use crate::rules;
 
 /// Sockets to the running kernel. Must be used in the thread, or at least in the network namespace, that opened it.
@@ -18,6 +19,7 @@ pub struct LiveKernel {
     ipvs: Ipvs,
     vips: Vips,
     nftables: Nftables,
+    conntrack: Conntrack,
 }
 
 /// What went over the sockets of a [`LiveKernel`].
@@ -29,6 +31,8 @@ pub struct LiveCounters {
     pub route: Counters,
     /// nf_tables.
     pub nftables: Counters,
+    /// The connection tracker.
+    pub conntrack: Counters,
 }
 
 /// Ops of one transaction. A transaction is one `sendmsg`, of some 100 bytes an op.
@@ -40,16 +44,27 @@ impl LiveKernel {
     /// # Errors
     /// Where one cannot be opened; [`ipvs::Error::is_unsupported`] where the kernel has no IPVS.
     pub fn open() -> Result<Self, KernelBroken> {
-        Ok(Self::new(
-            Ipvs::open().map_err(broken("open IPVS"))?,
-            Vips::open().map_err(broken("open routes and addresses"))?,
-            Nftables::open().map_err(broken("open nf_tables"))?,
-        ))
+        Ok(Self {
+            ipvs: Ipvs::open().map_err(broken("open IPVS"))?,
+            vips: Vips::open().map_err(broken("open routes and addresses"))?,
+            nftables: Nftables::open().map_err(broken("open nf_tables"))?,
+            conntrack: Conntrack::open().map_err(broken("open the connection tracker"))?,
+        })
     }
 
-    /// Over sockets that are open already.
-    pub fn new(ipvs: Ipvs, vips: Vips, nftables: Nftables) -> Self {
-        Self { ipvs, vips, nftables }
+    /// Port of the socket that writes the policy tables: what it does is no change by others.
+    pub fn tables_port(&self) -> u32 {
+        self.nftables.port()
+    }
+
+    /// For what is set up once.
+    pub fn ipvs(&mut self) -> &mut Ipvs {
+        &mut self.ipvs
+    }
+
+    /// For what is set up once.
+    pub fn vips(&mut self) -> &mut Vips {
+        &mut self.vips
     }
 
     /// What went over its sockets so far.
@@ -58,6 +73,7 @@ impl LiveKernel {
             ipvs: self.ipvs.counters(),
             route: self.vips.counters(),
             nftables: self.nftables.counters(),
+            conntrack: self.conntrack.counters(),
         }
     }
 
@@ -93,6 +109,43 @@ impl LiveKernel {
             Err(error) if error.errno() == Some(libc::ENOENT) => Ok(Vec::new()),
             Err(error) => Err(broken("list elements")(error)),
         }
+    }
+
+    /// One look at the connection tracker for each family, however many places there are (L8).
+    fn end_flows(&mut self, all: &[&EndFlows]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
+        let mut answers = vec![Ok(()); all.len()];
+        for family in [conntrack::Family::V4, conntrack::Family::V6] {
+            let of_family = |flows: &&EndFlows| conntrack::Family::of(flows.place.address) == family;
+            let keep: FxHashMap<SocketAddr, &[SocketAddr]> = all
+                .iter()
+                .copied()
+                .filter(of_family)
+                .map(|flows| (flows.place.socket(), &*flows.keep))
+                .collect();
+            let filter = match keep.keys().next() {
+                None => continue,
+                Some(place) if keep.len() == 1 => Filter::udp_to(*place),
+                Some(_) => Filter::udp(family),
+            };
+            let stale = |flow: &Flow| {
+                let keep = keep.get(&flow.original.destination);
+                keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
+            };
+            let Err(error) = self.conntrack.delete_where(&filter, stale) else {
+                continue;
+            };
+            if error.errno().is_none() {
+                return Err(broken("end flows")(error));
+            }
+            let refused = OpError {
+                errno: error.errno().unwrap_or_default(),
+                reason: chain(&error).into(),
+            };
+            for (answer, _) in answers.iter_mut().zip(all).filter(|(_, flows)| of_family(flows)) {
+                *answer = Err(refused.clone());
+            }
+        }
+        Ok(answers)
     }
 
     /// One transaction; what is refused is left out and the rest tried again.
@@ -240,7 +293,12 @@ impl Kernel for LiveKernel {
                     let replies = self.ipvs.execute(&commands).map_err(broken("send IPVS commands"))?;
                     answers.extend(replies.into_iter().map(refused));
                 }
-                Some(Op::Flows(_)) => answers.extend(run.iter().map(|_| Ok(()))),
+                Some(Op::Flows(_)) => {
+                    let flows = run
+                        .iter()
+                        .filter_map(|op| if let Op::Flows(f) = op { Some(f) } else { None });
+                    answers.extend(self.end_flows(&flows.collect::<Vec<_>>())?);
+                }
                 Some(Op::Vip(_)) => {
                     let commands = run
                         .iter()
@@ -256,6 +314,17 @@ impl Kernel for LiveKernel {
         }
         Ok(answers)
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
 }
 
 fn broken<E: std::error::Error + Send + Sync + 'static>(operation: &'static str) -> impl Fn(E) -> KernelBroken {
