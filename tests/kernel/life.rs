@@ -13,6 +13,7 @@ use crate::daemon::{eventually, examples, start};
 use crate::seen;
 
 mod drift;
+mod leaving;
 mod udp;
 
 const WEB: &str = "10.96.1.1:80";
@@ -72,10 +73,10 @@ fn deadlines(netns: &Netns) -> Vec<u64> {
         .collect()
 }
 
-/// L5: no new connection to an endpoint that is gone, the old ones live, a new process renews nothing, and at its
+/// k/k#81308, k/k#84322 (L5): no new connection to an endpoint that is gone, the old ones live, a new process renews nothing, and at its
 /// deadline it goes.
 #[test]
-fn an_endpoint_that_goes_drains_until_its_deadline() {
+fn drain_deadline_enforced() {
     let world = World::new().unwrap();
     let manifests = examples();
     let daemon = start(&world.node, manifests.path(), &["--drain-timeout=20s"]);
@@ -117,7 +118,7 @@ fn an_endpoint_that_goes_drains_until_its_deadline() {
 
 /// k/k#117205 (L6), with traffic.
 #[test]
-fn endpoint_flap_keeps_established_connections() {
+fn endpoint_flap_keeps_connections() {
     let world = World::new().unwrap();
     let manifests = examples();
     let _daemon = start(&world.node, manifests.path(), &[]);

@@ -58,7 +58,7 @@ const GONE: &str = "-d -t 10.10.0.10:80 -r 10.20.0.2:8080";
 
 /// k/k#81308: the deadline first, then no new connections, then, when the last one ended, it goes.
 #[test]
-fn graceful_termination_deadline() {
+fn drain_deadline_enforced() {
     let mut plane = serving(&[1, 2]);
     let now = Instant::now();
     want(&mut plane, &[1]);
@@ -119,7 +119,7 @@ fn a_drain_without_end() {
 
 /// k/k#117205 (L6): an endpoint that comes back gets its weight again, and is never deleted.
 #[test]
-fn endpoint_flap_keeps_established_connections() {
+fn endpoint_flap_keeps_connections() {
     let mut plane = serving(&[1, 2]);
     let now = Instant::now();
     want(&mut plane, &[1]);
@@ -135,7 +135,7 @@ fn endpoint_flap_keeps_established_connections() {
 
 /// k/k#92019, k/k#108319: a new process neither forgets that one drains, nor leaves one at weight 0 that is wanted.
 #[test]
-fn restart_restores_weight_and_drain() {
+fn restart_resets_zero_weight_of_ready() {
     let mut plane = serving(&[1, 2]);
     let now = Instant::now();
     want(&mut plane, &[1]);

@@ -41,7 +41,7 @@ fn want(plane: &mut DataPlane<FakeKernel>, faces: &[Face]) -> Vec<String> {
 
 /// k/k#76664, k/k PR#119010: after the real server is gone, and only then.
 #[test]
-fn udp_flows_end_after_their_endpoint() {
+fn flush_after_removal_order() {
     let mut plane = with_flows(&[1, 3], &[answered_by(1), answered_by(3)]);
     let lines = want(&mut plane, &[dns(&[1])]);
     let flush =
@@ -52,7 +52,7 @@ fn udp_flows_end_after_their_endpoint() {
 
 /// k/k#139628: the last endpoint goes.
 #[test]
-fn udp_scale_to_zero_flushes_conntrack() {
+fn udp_scale_to_zero_flush() {
     let mut plane = with_flows(&[1], &[answered_by(1)]);
     want(&mut plane, &[dns(&[])]);
     assert!(plane.kernel().flows.is_empty());
@@ -60,7 +60,7 @@ fn udp_scale_to_zero_flushes_conntrack() {
 
 /// k/k PR#141275: the service itself goes.
 #[test]
-fn udp_service_delete_flushes_conntrack() {
+fn udp_service_delete_flush() {
     let mut plane = with_flows(&[1], &[answered_by(1)]);
     want(&mut plane, &[]);
     assert!(plane.kernel().flows.is_empty());
