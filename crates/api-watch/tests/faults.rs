@@ -343,7 +343,7 @@ async fn errors_of_the_server_are_waited_out() {
 }
 
 #[tokio::test]
-async fn a_silent_watch_is_given_up_and_resumed() {
+async fn api_endpoint_dies_reconnect() {
     let mut world = World::start(|api| {
         api.put(SERVICES, service("a"));
         api.fault(&format!("{SERVICES} resourceVersion="), Fault::Silence);
