@@ -17,6 +17,7 @@ mod load;
 mod nftables;
 mod other_nodes;
 mod policy;
+mod probe;
 mod scheduler;
 mod seen;
 mod work;

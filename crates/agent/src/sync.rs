@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
+use dataplane::kernel::chain;
 use dataplane::plan::Key;
 use dataplane::{DataPlane, Drift, Kernel, KernelBroken, Phase};
 use ipvs::Gone;
@@ -467,15 +468,4 @@ impl<K: Kernel> Sync<K> {
             note,
         });
     }
-}
-
-/// An error with its causes, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }

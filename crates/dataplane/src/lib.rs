@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod live;
 pub mod plan;
 mod policy_ledger;
+pub mod probe;
 pub mod rules;
 mod server_entry;
 pub mod slot;

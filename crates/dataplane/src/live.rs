@@ -9,7 +9,7 @@ use nftables::{Family, Nftables};
 use rustc_hash::FxHashMap;
 
 use crate::element::{ElementKey, ElementValue, SetName};
-use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot};
+use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot, chain};
 use crate::plan::{EndFlows, Op, PolicyCommand};
 use crate::rules;
 
@@ -314,17 +314,6 @@ impl Kernel for LiveKernel {
         }
         Ok(answers)
     }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text = format!("{text}: {source}");
-        cause = source.source();
-    }
-    text
 }
 
 fn broken<E: std::error::Error + Send + Sync + 'static>(operation: &'static str) -> impl Fn(E) -> KernelBroken {
