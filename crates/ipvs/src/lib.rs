@@ -2,11 +2,12 @@
 //!
 //! Reading order: [`virtual_server`] (the objects), [`command`] (their changes), [`message`] (both on the wire),
 //! [`client`] (the family), [`proc_table`] (the kernel's own list), [`vip_command`] and [`vip`] (routes, addresses,
-//! `kube-ipvs0`), [`node_address`], [`sysctl`]. Knows nothing of Kubernetes.
+//! `kube-ipvs0`), [`node_address`], [`sysctl`], [`ipset`] (what a predecessor left). Knows nothing of Kubernetes.
 
 pub mod client;
 pub mod command;
 pub mod error;
+pub mod ipset;
 pub mod message;
 pub mod node_address;
 pub mod proc_table;
@@ -21,6 +22,7 @@ pub mod virtual_server;
 pub use client::Ipvs;
 pub use command::Command;
 pub use error::Error;
+pub use ipset::Ipsets;
 pub use message::{Info, RealServerState, Statistics, Timeouts, VirtualServerState};
 pub use netlink::Counters;
 pub use scheduler::SchedulerName;

@@ -1,4 +1,4 @@
-//! Constants of linux/ip_vs.h (Linux 7.2), in the kernel's spelling.
+//! Constants of linux/ip_vs.h and linux/netfilter/ipset/ip_set.h (Linux 7.2), in the kernel's spelling.
 #![allow(missing_docs, reason = "the kernel's header documents them")]
 
 pub const IPVS_GENL_NAME: &str = "IPVS";
@@ -80,3 +80,20 @@ pub const IP_VS_CONN_F_LOCALNODE: u32 = 1;
 pub const IP_VS_CONN_F_TUNNEL: u32 = 2;
 pub const IP_VS_CONN_F_DROUTE: u32 = 3;
 pub const IP_VS_CONN_F_BYPASS: u32 = 4;
+
+// linux/netlink.h, linux/netfilter/nfnetlink.h
+pub(crate) const NETLINK_NETFILTER: isize = 12;
+pub(crate) const NFNL_SUBSYS_IPSET: u16 = 6;
+
+// linux/netfilter/ipset/ip_set.h
+pub(crate) const IPSET_PROTOCOL: u8 = 7;
+pub(crate) const IPSET_CMD_DESTROY: u16 = 3;
+pub(crate) const IPSET_CMD_LIST: u16 = 7;
+pub(crate) const IPSET_ATTR_PROTOCOL: u16 = 1;
+pub(crate) const IPSET_ATTR_SETNAME: u16 = 2;
+pub(crate) const IPSET_ATTR_FLAGS: u16 = 6;
+pub(crate) const IPSET_ATTR_DATA: u16 = 7;
+pub(crate) const IPSET_ATTR_ADT: u16 = 8;
+// of an element
+pub(crate) const IPSET_ATTR_PORT: u16 = 4;
+pub(crate) const IPSET_FLAG_LIST_SETNAME: u32 = 1 << 1;

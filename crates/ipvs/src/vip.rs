@@ -79,6 +79,14 @@ impl Vips {
         Ok(())
     }
 
+    /// There is an interface `kube-ipvs0`, of whatever kind.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be asked.
+    pub fn has_device(&mut self) -> Result<bool, Error> {
+        Ok(find_link(&mut self.socket, DEVICE)?.is_some())
+    }
+
     /// Removes `kube-ipvs0` with its addresses; none there is fine.
     ///
     /// # Errors

@@ -6,12 +6,12 @@ use netlink::{Batch, Counters, KernelError, Socket};
 use crate::base_chain::{BaseChain, decode_base_chain};
 use crate::command::{Command, Table};
 use crate::error::{Error, transport};
-use crate::message::{decode_elements, decode_rule, encode, put_header};
+use crate::message::{decode_elements, decode_rule, decode_table, encode, put_header};
 use crate::set::{Element, Set};
 use crate::uapi::{
     NETLINK_NETFILTER, NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES, NFPROTO_UNSPEC,
-    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM, NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET,
-    NFTA_SET_ELEM_LIST_TABLE,
+    NFT_MSG_GETCHAIN, NFT_MSG_GETRULE, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_TABLE,
+    NFTA_RULE_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_TABLE,
 };
 
 /// A transaction is one `sendmsg`. The kernel allows twice this (net/core/sock.c), and takes what is needed alone.
@@ -136,6 +136,43 @@ impl Nftables {
             .dump(kind, ask, |_, payload| found.extend(decode_base_chain(payload)))
             .map_err(transport("list the chains"))?;
         Ok(found)
+    }
+
+    /// The tables of the families `ip` and `ip6`, whoever made them; none where the kernel has no nf_tables.
+    ///
+    /// # Errors
+    /// Where the kernel refuses or the transport broke.
+    pub fn tables(&mut self) -> Result<Vec<Table>, Error> {
+        let mut found = Vec::new();
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETTABLE;
+        let ask = |buffer: &mut Vec<u8>| put_header(buffer, NFPROTO_UNSPEC, 0);
+        let listed = self
+            .socket
+            .dump(kind, ask, |_, payload| found.extend(decode_table(payload)))
+            .map_err(transport("list the tables"));
+        match listed {
+            // nfnetlink knows no such subsystem (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
+            Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Vec::new()),
+            listed => listed.map(|()| found),
+        }
+    }
+
+    /// A table has a chain of this name, base chain or not.
+    ///
+    /// # Errors
+    /// Where the transport broke.
+    pub fn has_chain(&mut self, table: &Table, name: &str) -> Result<bool, Error> {
+        let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN;
+        let ask = |buffer: &mut Vec<u8>| {
+            put_header(buffer, table.family.number(), 0);
+            put_str(buffer, NFTA_CHAIN_TABLE, &table.name);
+            put_str(buffer, NFTA_CHAIN_NAME, name);
+        };
+        let answer = self
+            .socket
+            .query(kind, ask, |_| ())
+            .map_err(transport("look up a chain"))?;
+        Ok(answer.is_ok())
     }
 
     /// What the kernel calls this socket: the originator in notifications.

@@ -518,6 +518,21 @@ fn verdict(attribute: &Attribute<'_>) -> Option<Verdict> {
     Verdict::from_code(i32::from_ne_bytes(code.to_ne_bytes()), chain)
 }
 
+/// The table in a message of a dump; `None` for one of another family than `ip` and `ip6`.
+pub fn decode_table(payload: &[u8]) -> Option<Table> {
+    let family = match *payload.first()? {
+        NFPROTO_IPV4 => Family::Ip,
+        NFPROTO_IPV6 => Family::Ip6,
+        _ => return None,
+    };
+    let mut attributes = Attributes(payload.get(HEADER..).unwrap_or_default());
+    let name = attributes.find(|attribute| attribute.kind == NFTA_TABLE_NAME)?.str()?;
+    Some(Table {
+        family,
+        name: name.to_owned(),
+    })
+}
+
 /// Chain and fingerprint of a rule in a message of a dump.
 pub fn decode_rule(payload: &[u8]) -> Option<(String, Vec<u8>)> {
     let attributes = || Attributes(payload.get(HEADER..).unwrap_or_default());
