@@ -62,6 +62,7 @@ impl FakeKernel {
             routes: self.routes.iter().copied().collect(),
             addresses: self.addresses.iter().copied().collect(),
             tables: self.policies.iter().map(present_table).collect(),
+            former_node_ports: Vec::new(),
         }
     }
 

@@ -4,11 +4,12 @@ use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 
-use ipvs::{RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
+use ipvs::{Forward, RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
 use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::element::{ElementKey, ElementValue, SetName};
+use crate::node_port_set::FormerNodePort;
 use crate::plan::Op;
 
 /// A kernel that can be read and changed: the live one, the fake one, or one that only prints.
@@ -51,6 +52,8 @@ pub struct Snapshot {
     pub addresses: Vec<IpAddr>,
     /// The policy tables that are there.
     pub tables: Vec<PresentTable>,
+    /// NodePorts of a kube-proxy whose ipsets are still there.
+    pub former_node_ports: Vec<FormerNodePort>,
 }
 
 /// A policy table in the kernel.
@@ -65,15 +68,43 @@ pub struct PresentTable {
 }
 
 impl Snapshot {
-    /// The virtual servers that the policy tables say are ours (L10).
+    /// The virtual servers that the policy tables say are ours, and those of a former kube-proxy's NodePorts (L10).
     pub fn owned(&self) -> FxHashSet<VirtualServer> {
+        let former = self.former_node_ports.iter().collect::<FxHashSet<_>>();
+        let taken_over = self.virtual_servers.iter().filter(|present| present.is_one_of(&former));
         let elements = self.tables.iter().flat_map(|table| &table.elements);
         elements
             .filter_map(|(key, _)| match *key {
                 ElementKey::Place(SetName::Services, place) => Some(place.virtual_server()),
                 _ => None,
             })
+            .chain(taken_over.map(|present| present.server))
             .collect()
+    }
+
+    /// The virtual servers that are ours by what the kernel alone tells: [`owned`](Self::owned), and those at addresses
+    /// that we bind (L10).
+    pub fn ours(&self) -> Vec<VirtualServer> {
+        let owned = self.owned();
+        let bound: FxHashSet<_> = self.routes.iter().chain(&self.addresses).collect();
+        let ours = |server: &VirtualServer| {
+            owned.contains(server) || server.address().is_some_and(|address| bound.contains(&address))
+        };
+        let servers = self.virtual_servers.iter().map(|present| present.server);
+        servers.filter(ours).collect()
+    }
+}
+
+impl PresentServer {
+    /// At one of these NodePorts, and as kube-proxy makes them: it masquerades to every real server.
+    fn is_one_of(&self, former: &FxHashSet<&FormerNodePort>) -> bool {
+        let VirtualServer::Address { port, protocol, .. } = self.server else {
+            return false;
+        };
+        let family = self.server.family();
+        let mut forwards = self.real_servers.iter().map(|(_, config)| config.forward);
+        former.contains(&FormerNodePort { family, protocol, port })
+            && forwards.all(|forward| forward == Forward::Masquerade)
     }
 }
 
@@ -125,3 +156,62 @@ impl fmt::Display for OpError {
 }
 
 impl Error for OpError {}
+
+#[cfg(test)]
+mod tests {
+    use ipvs::{Family, Flags, Protocol, SchedulerName};
+
+    use super::*;
+
+    fn present(text: &str, protocol: Protocol, forward: Forward) -> PresentServer {
+        let place: std::net::SocketAddr = text.parse().unwrap();
+        let real = RealServer {
+            address: "10.244.1.11:8080".parse().unwrap(),
+        };
+        let config = RealServerConfig {
+            forward,
+            ..RealServerConfig::masquerade(1)
+        };
+        PresentServer {
+            server: VirtualServer::Address {
+                address: place.ip(),
+                port: place.port(),
+                protocol,
+            },
+            config: VirtualServerConfig {
+                scheduler: SchedulerName::new("rr").unwrap(),
+                flags: Flags::default(),
+                persistence: None,
+            },
+            real_servers: vec![(real, config)],
+        }
+    }
+
+    #[test]
+    fn l10_who_owns_a_virtual_server() {
+        let servers = [
+            present("192.0.2.10:30080", Protocol::Tcp, Forward::Masquerade),
+            present("192.0.2.10:30080", Protocol::Udp, Forward::Masquerade),
+            present("[2001:db8::10]:30080", Protocol::Tcp, Forward::Masquerade),
+            present("192.0.2.11:30080", Protocol::Tcp, Forward::Route),
+            present("192.0.2.10:443", Protocol::Tcp, Forward::Masquerade),
+            present("10.96.0.1:443", Protocol::Tcp, Forward::Masquerade),
+            present("10.96.0.2:443", Protocol::Tcp, Forward::Route),
+        ];
+        let snapshot = Snapshot {
+            virtual_servers: servers.to_vec(),
+            routes: vec!["10.96.0.1".parse().unwrap()],
+            addresses: vec!["10.96.0.2".parse().unwrap()],
+            former_node_ports: vec![FormerNodePort {
+                family: Family::V4,
+                protocol: Protocol::Tcp,
+                port: 30_080,
+            }],
+            ..Snapshot::default()
+        };
+        let names = |servers: Vec<VirtualServer>| servers.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(names(snapshot.owned().into_iter().collect()), ["192.0.2.10:30080/TCP"]);
+        let ours = ["192.0.2.10:30080/TCP", "10.96.0.1:443/TCP", "10.96.0.2:443/TCP"];
+        assert_eq!(names(snapshot.ours()), ours);
+    }
+}

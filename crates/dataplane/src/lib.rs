@@ -1,8 +1,9 @@
 //! From frontends to kernel objects: what we want, what the kernel has, the ordered changes between them.
 //!
 //! Reading order: [`compile`] (frontends → objects), [`rules`] and [`element`] (the policy tables), [`ledger`] with its
-//! parts `policy_ledger`, `vip_ledger` and [`drain`] (wanted and present objects), [`plan`] (ordered, printable changes), [`commit`] (plan → kernel →
-//! ledger), [`kernel`] (the seam), [`live`] and `fake` (its two sides), [`engine`] (all of it behind four calls).
+//! parts `policy_ledger`, `vip_ledger` and [`drain`] (wanted and present objects), [`plan`] (ordered, printable changes),
+//! [`commit`] (plan → kernel → ledger), [`kernel`] (the seam), [`live`] and `fake` (its two sides), [`node_port_set`]
+//! (what kube-proxy had), [`engine`] (all of it behind four calls).
 //!
 //! Knows neither Kubernetes' API, nor HTTP, nor flags. Reads no clock: the caller says what time it is.
 
@@ -17,6 +18,7 @@ pub mod fake;
 pub mod kernel;
 pub mod ledger;
 pub mod live;
+pub mod node_port_set;
 pub mod plan;
 mod policy_ledger;
 pub mod probe;

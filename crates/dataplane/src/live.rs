@@ -7,9 +7,11 @@ use conntrack::{Conntrack, Filter, Flow};
 use ipvs::{Command, Counters, Ipvs, RealServer, RealServerConfig, RealServerState, VipCommand, Vips, VirtualServer};
 use nftables::{Family, Nftables};
 use rustc_hash::FxHashMap;
+use tracing::warn;
 
 use crate::element::{ElementKey, ElementValue, SetName};
 use crate::kernel::{Kernel, KernelBroken, OpError, PresentServer, PresentTable, Snapshot, chain};
+use crate::node_port_set::{self, FormerNodePort};
 use crate::plan::{EndFlows, Op, PolicyCommand};
 use crate::rules;
 
@@ -20,6 +22,8 @@ pub struct LiveKernel {
     vips: Vips,
     nftables: Nftables,
     conntrack: Conntrack,
+    /// A kube-proxy's ipsets were looked for, and are not there.
+    no_former: bool,
 }
 
 /// What went over the sockets of a [`LiveKernel`].
@@ -49,6 +53,7 @@ impl LiveKernel {
             vips: Vips::open().map_err(broken("open routes and addresses"))?,
             nftables: Nftables::open().map_err(broken("open nf_tables"))?,
             conntrack: Conntrack::open().map_err(broken("open the connection tracker"))?,
+            no_former: false,
         })
     }
 
@@ -75,6 +80,19 @@ impl LiveKernel {
             nftables: self.nftables.counters(),
             conntrack: self.conntrack.counters(),
         }
+    }
+
+    /// Read as long as there are any. Not worth a failure: without it, what is not wanted of them stays.
+    fn former_node_ports(&mut self) -> Vec<FormerNodePort> {
+        if self.no_former {
+            return Vec::new();
+        }
+        let found = node_port_set::former_node_ports().unwrap_or_else(|error| {
+            warn!(%error, "kube-proxy's ipsets cannot be read, NodePorts that only it had may stay");
+            Vec::new()
+        });
+        self.no_former = found.is_empty();
+        found
     }
 
     fn table(&mut self, family: Family) -> Result<Option<PresentTable>, KernelBroken> {
@@ -245,6 +263,7 @@ impl Kernel for LiveKernel {
             routes,
             addresses,
             tables,
+            former_node_ports: self.former_node_ports(),
         })
     }
 
