@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipvs::OldValues;
 
 use crate::duration::GoDuration;
 
@@ -139,6 +140,31 @@ pub(crate) struct OwnArgs {
     /// Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(crate) iptables_forward_accept: ForwardAccept,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// Where the daemon keeps what cleanup needs.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Beyond kube-proxy")]
+pub(crate) struct RunArgs {
+    /// Directory of the host in which the old values of sysctls are kept, for cleanup; one that goes with a reboot.
+    #[arg(long, value_name = "DIR", default_value = "/run/kube-ipvs")]
+    pub(crate) run_dir: PathBuf,
+}
+
+impl Default for RunArgs {
+    fn default() -> Self {
+        Self {
+            run_dir: PathBuf::from("/run/kube-ipvs"),
+        }
+    }
+}
+
+impl RunArgs {
+    pub(crate) fn old_sysctls(&self) -> OldValues {
+        OldValues::at(self.run_dir.join("sysctls"))
+    }
 }
 
 /// When the host's iptables get accepts of ours (T28).

@@ -8,8 +8,8 @@ use api_watch::{ApiConfig, ApiServer, EventSink, Patience};
 use dataplane::live::LiveKernel;
 use dataplane::rules;
 use dataplane::{DataPlane, Kernel};
-use ipvs::sysctl;
-use ipvs::{Ipvs, Timeouts, VipMonitor};
+use ipvs::sysctl::{self, Ensured};
+use ipvs::{Ipvs, OldValues, Timeouts, VipMonitor};
 use nftables::Monitor;
 use rustix::thread::CapabilitySet;
 use service_model::Event;
@@ -180,7 +180,7 @@ fn open_to_write(settings: &Settings) -> Result<(LiveKernel, Option<Listeners>)>
         .vips()
         .ensure_device()
         .context("make the dummy device kube-ipvs0")?;
-    set_sysctls(settings.strict_arp)?;
+    set_sysctls(settings.strict_arp, &settings.old_sysctls)?;
     set_timeouts(kernel.ipvs(), settings.timeouts)?;
     host_rules::start(settings.forward_accept, settings.masquerade_bit);
     let listeners = Listeners {
@@ -212,8 +212,15 @@ fn require_net_admin() -> Result<()> {
 }
 
 /// A value that cannot be set ends the start, as kube-proxy's does; one that is right already needs no right to write.
-fn set_sysctls(strict_arp: bool) -> Result<()> {
-    for change in sysctl::ensure(&sysctl::required(strict_arp)) {
+fn set_sysctls(strict_arp: bool, old: &OldValues) -> Result<()> {
+    let Ensured { changed, kept } = sysctl::ensure(&sysctl::required(strict_arp), old);
+    if let Err(error) = kept {
+        warn!(
+            error = format!("{:#}", anyhow::Error::from(error)),
+            "old values of sysctls are not kept, cleanup will not restore them"
+        );
+    }
+    for change in changed {
         let name = change.name;
         match change.result {
             Ok(()) => info!(name, old = change.old, new = change.new, "sysctl set"),

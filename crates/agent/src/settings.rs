@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use ipvs::OldValues;
 use service_model::{Config, DetectLocal};
 use tracing::warn;
 
@@ -33,6 +34,7 @@ pub(crate) struct Settings {
     pub(crate) dry_run: bool,
     pub(crate) vip_addresses: bool,
     pub(crate) forward_accept: ForwardAccept,
+    pub(crate) old_sysctls: OldValues,
 }
 
 /// Where objects come from.
@@ -117,6 +119,7 @@ impl Settings {
             dry_run: args.own.dry_run,
             vip_addresses: args.own.vip_addresses,
             forward_accept: args.own.iptables_forward_accept,
+            old_sysctls: args.own.run.old_sysctls(),
         })
     }
 }

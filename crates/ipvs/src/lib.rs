@@ -2,7 +2,8 @@
 //!
 //! Reading order: [`virtual_server`] (the objects), [`command`] (their changes), [`message`] (both on the wire),
 //! [`client`] (the family), [`proc_table`] (the kernel's own list), [`vip_command`] and [`vip`] (routes, addresses,
-//! `kube-ipvs0`), [`node_address`], [`sysctl`], [`ipset`] (what a predecessor left). Knows nothing of Kubernetes.
+//! `kube-ipvs0`), [`node_address`], [`sysctl`] and [`old_values`], [`ipset`] (what a predecessor left). Knows nothing of
+//! Kubernetes.
 
 pub mod client;
 pub mod command;
@@ -10,6 +11,7 @@ pub mod error;
 pub mod ipset;
 pub mod message;
 pub mod node_address;
+pub mod old_values;
 pub mod proc_table;
 pub mod scheduler;
 pub mod sysctl;
@@ -25,6 +27,7 @@ pub use error::Error;
 pub use ipset::Ipsets;
 pub use message::{Info, RealServerState, Statistics, Timeouts, VirtualServerState};
 pub use netlink::Counters;
+pub use old_values::OldValues;
 pub use scheduler::SchedulerName;
 pub use vip::Vips;
 pub use vip_command::VipCommand;

@@ -1,10 +1,13 @@
-//! Sysctls that IPVS needs, each written only where it differs (L16).
+//! Sysctls that IPVS needs, each written only where it differs, and put back on request (L16).
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use crate::error::Error;
+use crate::old_values::OldValues;
+
+const ROOT: &str = "/proc/sys";
 
 /// A sysctl and the value that we want.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +31,27 @@ pub struct Changed {
     pub result: Result<(), Error>,
 }
 
-/// What kube-proxy sets in IPVS mode, on the kernels that we support (5.10 and newer need no `conn_reuse_mode`).
-/// IPv6 forwarding is left alone, as kube-proxy does: it is the network plugin's.
+/// What [`ensure`] did.
+#[derive(Debug)]
+pub struct Ensured {
+    /// Those that were not as wanted.
+    pub changed: Vec<Changed>,
+    /// How keeping their old values went; they are set all the same.
+    pub kept: Result<(), Error>,
+}
+
+/// One that has our value and had another before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restorable {
+    /// Path below /proc/sys.
+    pub name: &'static str,
+    /// What it was.
+    pub old: String,
+}
+
+/// What kube-proxy sets in IPVS mode, on the kernels that we support. `conn_reuse_mode` is not among it: kube-proxy
+/// clears it below 5.9 only, where reuse of a port broke connections (k/k#93297, fixed by 35dfb013149f), and we support
+/// 5.10 and newer. IPv6 forwarding is left alone, as kube-proxy does: it is the network plugin's.
 pub fn required(strict_arp: bool) -> Vec<Sysctl> {
     let sysctl = |name, value| Sysctl { name, value };
     let mut all = vec![
@@ -45,59 +67,164 @@ pub fn required(strict_arp: bool) -> Vec<Sysctl> {
     all
 }
 
-/// Brings sysctls of this process's network namespace to their values and tells of those that were not.
-pub fn ensure(wanted: &[Sysctl]) -> Vec<Changed> {
-    ensure_in(Path::new("/proc/sys"), wanted)
+/// Brings sysctls of this process's network namespace to their values, and tells of those that were not. Old values are
+/// kept before anything is written; the first one of each stays the one that is kept.
+pub fn ensure(wanted: &[Sysctl], kept: &OldValues) -> Ensured {
+    ensure_in(Path::new(ROOT), wanted, kept)
 }
 
-fn ensure_in(root: &Path, wanted: &[Sysctl]) -> Vec<Changed> {
-    let mut changed = Vec::new();
-    for Sysctl { name, value } in wanted {
-        let path = root.join(name);
-        let failed = |operation| {
-            let path = path.display().to_string().into();
-            move |source: io::Error| Error::File {
-                operation,
-                path,
-                source,
-            }
-        };
-        let (old, result) = match fs::read_to_string(&path) {
-            Ok(old) if old.trim() == *value => continue,
-            Ok(old) => (old.trim().to_owned(), fs::write(&path, value).map_err(failed("write"))),
-            Err(error) => (String::new(), Err(failed("read")(error))),
-        };
-        changed.push(Changed {
-            name,
-            old,
-            new: value,
-            result,
-        });
+/// What [`restore`] is to be called for: sysctls that still have the value that [`ensure`] gave them. One that somebody
+/// else has changed since is theirs.
+///
+/// # Errors
+/// Where the old values cannot be read.
+pub fn restorable(kept: &OldValues) -> Result<Vec<Restorable>, Error> {
+    restorable_in(Path::new(ROOT), kept)
+}
+
+/// Gives a sysctl its old value.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn restore(sysctl: &Restorable) -> Result<(), Error> {
+    restore_in(Path::new(ROOT), sysctl)
+}
+
+fn ensure_in(root: &Path, wanted: &[Sysctl], kept: &OldValues) -> Ensured {
+    let read = |sysctl: &Sysctl| match read(root, sysctl.name) {
+        Ok(old) if old == sysctl.value => None,
+        Ok(old) => Some((*sysctl, old, Ok(()))),
+        Err(error) => Some((*sysctl, String::new(), Err(error))),
+    };
+    let differing: Vec<_> = wanted.iter().filter_map(read).collect();
+    let readable = differing.iter().filter(|(.., result)| result.is_ok());
+    let kept = kept.keep(readable.map(|(sysctl, old, _)| (sysctl.name, old.as_str())));
+    let set = |(sysctl, old, result): (Sysctl, String, Result<(), Error>)| Changed {
+        name: sysctl.name,
+        old,
+        new: sysctl.value,
+        result: result.and_then(|()| write(root, sysctl.name, sysctl.value)),
+    };
+    Ensured {
+        changed: differing.into_iter().map(set).collect(),
+        kept,
     }
-    changed
+}
+
+fn restorable_in(root: &Path, kept: &OldValues) -> Result<Vec<Restorable>, Error> {
+    let old = kept.read()?;
+    let ours = required(true).into_iter();
+    Ok(ours
+        .filter_map(|Sysctl { name, value }| {
+            let old = old.get(name).filter(|old| *old != value)?;
+            (read(root, name).ok()? == value).then(|| Restorable { name, old: old.clone() })
+        })
+        .collect())
+}
+
+fn restore_in(root: &Path, sysctl: &Restorable) -> Result<(), Error> {
+    write(root, sysctl.name, &sysctl.old)
+}
+
+fn read(root: &Path, name: &str) -> Result<String, Error> {
+    let path = root.join(name);
+    let text = fs::read_to_string(&path).map_err(failed("read", &path))?;
+    Ok(text.trim().to_owned())
+}
+
+fn write(root: &Path, name: &str, value: &str) -> Result<(), Error> {
+    let path = root.join(name);
+    fs::write(&path, value).map_err(failed("write", &path))
+}
+
+/// For `map_err`: this could not be done to a file.
+pub(crate) fn failed(operation: &'static str, path: &Path) -> impl Fn(io::Error) -> Error {
+    let path = path.display().to_string();
+    move |source| Error::File {
+        operation,
+        path: path.as_str().into(),
+        source,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
+    /// A folder with sysctls, and one for what is kept.
+    fn folder(name: &str, sysctls: &[(&str, &str)]) -> (PathBuf, OldValues) {
+        let root = std::env::temp_dir().join(format!("kube-ipvs-sysctl-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        for (name, value) in sysctls {
+            let path = root.join("sys").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, value).unwrap();
+        }
+        let kept = OldValues::at(root.join("run/kube-ipvs/sysctls"));
+        (root.join("sys"), kept)
+    }
+
     #[test]
-    fn written_only_where_different() {
-        let root = std::env::temp_dir().join(format!("kube-ipvs-sysctl-{}", std::process::id()));
-        fs::create_dir_all(root.join("a")).unwrap();
-        fs::write(root.join("a/same"), "1\n").unwrap();
-        fs::write(root.join("a/other"), "0\n").unwrap();
+    fn l16_written_only_where_different() {
+        let (root, kept) = folder("ensure", &[("a/same", "1\n"), ("a/other", "0\n")]);
         let wanted =
             [("a/same", "1"), ("a/other", "1"), ("a/missing", "1")].map(|(name, value)| Sysctl { name, value });
-        let changed = ensure_in(&root, &wanted);
-        let told: Vec<_> = changed
+        let ensured = ensure_in(&root, &wanted, &kept);
+        let told: Vec<_> = ensured
+            .changed
             .iter()
             .map(|c| (c.name, c.old.as_str(), c.result.is_ok()))
             .collect();
         assert_eq!(told, [("a/other", "0", true), ("a/missing", "", false)]);
         assert_eq!(fs::read_to_string(root.join("a/same")).unwrap(), "1\n");
         assert_eq!(fs::read_to_string(root.join("a/other")).unwrap(), "1");
-        assert_eq!(ensure_in(&root, &wanted[..2]).len(), 0);
-        fs::remove_dir_all(root).unwrap();
+        assert_eq!(
+            kept.read().unwrap(),
+            [("a/other".to_owned(), "0".to_owned())].into(),
+            "what was right, or cannot be read, is not kept"
+        );
+        assert_eq!(ensure_in(&root, &wanted[..2], &kept).changed.len(), 0);
+    }
+
+    #[test]
+    fn l16_what_is_still_ours_gets_its_first_value_back() {
+        let (forward, conntrack, ignore) = (
+            "net/ipv4/ip_forward",
+            "net/ipv4/vs/conntrack",
+            "net/ipv4/conf/all/arp_ignore",
+        );
+        let (root, kept) = folder("restore", &[(forward, "0\n"), (conntrack, "0\n"), (ignore, "2\n")]);
+        let wanted = [(forward, "1"), (conntrack, "1"), (ignore, "1")].map(|(name, value)| Sysctl { name, value });
+        assert!(ensure_in(&root, &wanted, &kept).kept.is_ok());
+        // Somebody has another value meanwhile, and a second start sets it again: the first one is what it was.
+        fs::write(root.join(ignore), "8").unwrap();
+        assert_eq!(ensure_in(&root, &wanted, &kept).changed.len(), 1);
+        // This one is somebody else's now.
+        fs::write(root.join(conntrack), "2").unwrap();
+        let restorable = restorable_in(&root, &kept).unwrap();
+        let names: Vec<_> = restorable.iter().map(|r| (r.name, r.old.as_str())).collect();
+        assert_eq!(names, [(forward, "0"), (ignore, "2")]);
+        for sysctl in &restorable {
+            restore_in(&root, sysctl).unwrap();
+        }
+        assert_eq!(fs::read_to_string(root.join(ignore)).unwrap(), "2");
+        assert_eq!(restorable_in(&root, &kept).unwrap(), []);
+        kept.forget().unwrap();
+        kept.forget().unwrap();
+        assert_eq!(kept.read().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn l16_values_that_cannot_be_kept_are_set_all_the_same() {
+        let (root, _) = folder("unkept", &[("a", "0\n"), ("file", "")]);
+        let nowhere = OldValues::at(root.join("file/below/a/file"));
+        let ensured = ensure_in(&root, &[Sysctl { name: "a", value: "1" }], &nowhere);
+        assert!(ensured.kept.is_err() && ensured.changed[0].result.is_ok());
+        assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "1");
+        // Where nothing is to be changed nothing is to be kept.
+        let again = ensure_in(&root, &[Sysctl { name: "a", value: "1" }], &nowhere);
+        assert!(again.kept.is_ok() && again.changed.is_empty());
     }
 }
