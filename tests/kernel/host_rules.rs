@@ -30,7 +30,7 @@ fn list(netns: &Netns, program: &str, chain: &str) -> Vec<String> {
 }
 
 /// The backends that this kernel has; nf_tables is always one.
-fn backends() -> Vec<&'static str> {
+pub(crate) fn backends() -> Vec<&'static str> {
     let netns = Netns::new().unwrap();
     let legacy = netns.sh("iptables-legacy -w -S").is_ok() && netns.sh("ip6tables-legacy -w -S").is_ok();
     if !legacy {

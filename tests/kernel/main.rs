@@ -7,11 +7,13 @@
     reason = "a test stops at what it did not expect"
 )]
 
+mod cleanup;
 mod conformance;
 mod conntrack;
 mod daemon;
 mod host_rules;
 mod ipvs;
+mod leftovers;
 mod life;
 mod load;
 mod nftables;

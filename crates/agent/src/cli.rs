@@ -37,6 +37,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines. Needs neither root nor IPVS.
     Plan(Box<PlanArgs>),
+    /// Remove all that kube-ipvs made on this node. Stop it first.
+    ///
+    /// VIPs, virtual servers, nf_tables tables and accepts in iptables go, sysctls get their old values. What is removed
+    /// is printed, one line each, as the standard tools would be told. What others made stays. Nothing there is fine.
+    /// Exit status: 0 nothing is left; 1 something is, listed on standard error.
+    Cleanup(CleanupArgs),
     /// Put accepts into the host's iptables where its policies drop: what the daemon does at start.
     #[command(hide = true)]
     HostRules(HostRulesArgs),
@@ -45,6 +51,9 @@ pub(crate) enum Command {
 /// Settings of the daemon.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DaemonArgs {
+    /// Remove all that kube-ipvs and kube-proxy made on this node and exit: `kube-ipvs cleanup --kube-proxy`.
+    #[arg(long)]
+    pub(crate) cleanup: bool,
     /// File with a KubeProxyConfiguration; the flags it covers are then ignored, except --hostname-override.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -177,9 +186,39 @@ pub(crate) enum ForwardAccept {
     Never,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct CleanupArgs {
+    /// Also what kube-proxy left: virtual servers of NodePorts, chains of iptables, ipsets, its nf_tables tables. What
+    /// the kubelet and network policies have there stays.
+    #[arg(long)]
+    pub(crate) kube_proxy: bool,
+    /// Print what would be removed; nothing is.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+}
+
+impl From<DaemonArgs> for CleanupArgs {
+    /// `--cleanup`: who calls it knows it from kube-proxy, and expects kube-proxy's to go.
+    fn from(args: DaemonArgs) -> Self {
+        Self {
+            kube_proxy: true,
+            dry_run: args.own.dry_run,
+            run: args.own.run,
+            log: args.log,
+        }
+    }
+}
+
 /// Settings of the helper, which knows nothing but these.
 #[derive(Debug, Args)]
 pub(crate) struct HostRulesArgs {
+    /// Remove kube-proxy's chains and ipsets, but for what the other settings want.
+    #[arg(long)]
+    pub(crate) kube_proxy_leftovers: bool,
     /// As the daemon's.
     #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
     pub(crate) iptables_forward_accept: ForwardAccept,

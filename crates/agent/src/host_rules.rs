@@ -5,6 +5,9 @@
 //! it starts itself once, as `kube-ipvs host-rules` ([`helper`]), which may run iptables (L19).
 
 pub(crate) mod helper;
+mod iptables;
+mod leftover;
+pub(crate) mod removal;
 mod ruleset;
 
 use std::fs;
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use nftables::{BaseChain, Hook, Nftables, Policy, TableFamily};
+use nftables::{BaseChain, Family, Hook, Nftables, Policy, Table, TableFamily};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{debug, info, warn};
 
@@ -32,18 +35,42 @@ pub(crate) fn start(mode: ForwardAccept, masquerade_bit: u8) {
     let needed = match mode {
         ForwardAccept::Never => false,
         ForwardAccept::Always => true,
-        ForwardAccept::Auto => has_legacy_filter(Path::new("/proc/net")) | forward_policy_drops(),
+        ForwardAccept::Auto => has_legacy_table(Path::new("/proc/net"), "filter") | forward_policy_drops(),
     };
     if !needed {
         return debug!(?mode, "no rules of others are looked at");
     }
-    let arguments = arguments(mode, masquerade_bit);
+    start_helper(arguments(mode, masquerade_bit), |error| {
+        warn!(
+            error,
+            "accepts in the host's FORWARD chain are not ensured; replies of services may be dropped there"
+        );
+    });
+}
+
+/// Told without iptables: ipsets, its main chain by nf_tables, or that there are legacy tables, which tell nothing.
+pub(crate) fn may_have_leftovers() -> bool {
+    let chain = || {
+        let mut nftables = Nftables::open()?;
+        let mut has = |family| {
+            let nat = Table {
+                family,
+                name: "nat".to_owned(),
+            };
+            nftables.has_chain(&nat, "KUBE-SERVICES")
+        };
+        Ok::<_, nftables::Error>(has(Family::Ip)? || has(Family::Ip6)?)
+    };
+    // What cannot be told is looked at.
+    removal::ipsets().map_or(true, |sets| !sets.is_empty())
+        || chain().unwrap_or(true)
+        || has_legacy_table(Path::new("/proc/net"), "nat")
+}
+
+fn start_helper(arguments: Vec<String>, fail: impl Fn(String) + Send + 'static) {
     let tell = move || {
         if let Err(error) = help(&arguments) {
-            warn!(
-                error = format!("{error:#}"),
-                "accepts in the host's FORWARD chain are not ensured; replies of services may be dropped there"
-            );
+            fail(format!("{error:#}"));
         }
     };
     if let Err(error) = thread::Builder::new().name("host-rules".into()).spawn(tell) {
@@ -61,10 +88,10 @@ fn arguments(mode: ForwardAccept, masquerade_bit: u8) -> Vec<String> {
     ]
 }
 
-/// The legacy tables have no policy that can be read without iptables: a table `filter` is enough.
-fn has_legacy_filter(proc_net: &Path) -> bool {
+/// What is in the legacy tables cannot be read without iptables, their policies neither: that there is one is enough.
+fn has_legacy_table(proc_net: &Path, table: &str) -> bool {
     ["ip_tables_names", "ip6_tables_names"].iter().any(|name| {
-        fs::read_to_string(proc_net.join(name)).is_ok_and(|text| text.lines().any(|line| line.trim() == "filter"))
+        fs::read_to_string(proc_net.join(name)).is_ok_and(|text| text.lines().any(|line| line.trim() == table))
     })
 }
 
@@ -184,11 +211,12 @@ mod tests {
     #[test]
     fn t28_a_legacy_filter_table_is_seen() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(!has_legacy_filter(directory.path()));
+        let has = || has_legacy_table(directory.path(), "filter");
+        assert!(!has());
         fs::write(directory.path().join("ip_tables_names"), "nat\nmangle\n").unwrap();
-        assert!(!has_legacy_filter(directory.path()));
+        assert!(!has());
         fs::write(directory.path().join("ip6_tables_names"), "nat\nfilter\n").unwrap();
-        assert!(has_legacy_filter(directory.path()));
+        assert!(has());
     }
 
     #[test]

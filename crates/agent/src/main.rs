@@ -1,10 +1,11 @@
 //! The program `kube-ipvs`: command line, configuration, logging, and the threads that carry it.
 //!
 //! Reading order: [`cli`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
-//! writes), [`plan`] (the same without a kernel), [`host_rules`] (what others' rules need). It decides nothing about
-//! Services.
+//! writes), [`plan`] (the same without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out
+//! again). It decides nothing about Services.
 
 mod bridge;
+mod cleanup;
 mod cli;
 mod config;
 mod daemon;
@@ -48,9 +49,17 @@ fn main() -> ExitCode {
             log_to_stderr(&args.log);
             plan::run(&args)
         }
+        Some(Command::Cleanup(args)) => {
+            log_to_stderr(&args.log);
+            cleanup::run(&args)
+        }
         Some(Command::HostRules(args)) => {
             log_to_stderr(&args.log);
             host_rules::helper::run(&args)
+        }
+        None if cli.daemon.cleanup => {
+            log_to_stderr(&cli.daemon.log);
+            cleanup::run(&cli.daemon.into())
         }
         None => {
             log_to_stderr(&cli.daemon.log);

@@ -26,10 +26,18 @@ pub(super) struct Ruleset {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Chain {
-    drops: bool,
+pub(super) struct Chain {
+    /// Of a chain of the kernel's own.
+    policy: Option<String>,
     /// As `iptables-save` prints them.
-    rules: Vec<String>,
+    pub(super) rules: Vec<String>,
+}
+
+impl Chain {
+    /// The kernel's own: it has a policy and cannot go.
+    pub(super) fn is_builtin(&self) -> bool {
+        self.policy.is_some()
+    }
 }
 
 impl Ruleset {
@@ -45,7 +53,8 @@ impl Ruleset {
             } else if let Some(chain) = line.strip_prefix(':') {
                 let mut words = chain.split_whitespace();
                 let name = words.next().unwrap_or_default();
-                ruleset.chain_mut(table, name).drops = words.next() == Some("DROP");
+                let policy = words.next().filter(|policy| *policy != "-");
+                ruleset.chain_mut(table, name).policy = policy.map(str::to_owned);
             } else if let Some(rule) = line.strip_prefix("-A ") {
                 let name = rule.split_whitespace().next().unwrap_or_default();
                 ruleset.chain_mut(table, name).rules.push(line.trim_end().to_owned());
@@ -62,7 +71,13 @@ impl Ruleset {
     fn drops(&self, chain: &str) -> bool {
         self.chains
             .get(&("filter".to_owned(), chain.to_owned()))
-            .is_some_and(|chain| chain.drops)
+            .is_some_and(|chain| chain.policy.as_deref() == Some("DROP"))
+    }
+
+    /// Table, name and chain of each.
+    pub(super) fn chains(&self) -> impl Iterator<Item = (&str, &str, &Chain)> {
+        let all = self.chains.iter();
+        all.map(|((table, name), chain)| (table.as_str(), name.as_str(), chain))
     }
 
     /// The rules of a chain of the table `filter`.
@@ -132,6 +147,20 @@ impl Wanted {
             comment: "kubernetes health check rules",
             rules: ports.iter().map(rule).collect(),
         }
+    }
+
+    /// A chain of this name with these rules is one that we write, for whatever bit and ports.
+    pub(super) fn is_like(chain: &str, rules: &[String]) -> bool {
+        let health = Self::health(&[0]);
+        let is_health = |rule: &String| {
+            let (start, end) = health.rules.first()?.split_once("--dport 0")?;
+            let port = rule.strip_prefix(start)?.strip_suffix(end)?.strip_prefix("--dport ")?;
+            port.parse::<u16>().ok()
+        };
+        (0..32)
+            .map(Self::forward)
+            .any(|forward| forward.chain == chain && forward.rules == rules)
+            || health.chain == chain && !rules.is_empty() && rules.iter().all(|rule| is_health(rule).is_some())
     }
 
     /// For `iptables-restore --noflush`: the chain has these rules, and no others, at once.

@@ -1,0 +1,193 @@
+//! `kube-ipvs cleanup` and `--cleanup`: all that we made goes (L13), on request kube-proxy's, too.
+//!
+//! Found first, then removed, then looked for again: what is found then is left. VIPs go first, as a whole: a place
+//! without its virtual server or its rules would be answered by a daemon of the host.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::{Context, Error, Result};
+use dataplane::live::LiveKernel;
+use dataplane::{Kernel, Snapshot, rules};
+use ipvs::sysctl::{self, Restorable};
+use ipvs::{Command, Ipvs, OldValues, VipCommand, Vips};
+use nftables::{Nftables, Table};
+
+use crate::cli::{CleanupArgs, EXIT_ERROR};
+use crate::daemon::require_net_admin;
+use crate::host_rules::may_have_leftovers;
+use crate::host_rules::removal::{self, Change, Whose};
+
+/// Name of the tables of kube-proxy's nftables mode.
+const KUBE_PROXY_TABLE: &str = "kube-proxy";
+
+/// Removes, and prints what.
+///
+/// # Errors
+/// The kernel cannot be asked. What cannot be removed is no error, but listed, with exit status 1.
+#[allow(clippy::print_stderr, reason = "what is left is what the command has to say")]
+pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode> {
+    require_net_admin()?;
+    let whose = if args.kube_proxy { Whose::KubeProxy } else { Whose::Ours };
+    let old = args.run.old_sysctls();
+    let found = Garbage::find(whose, old.clone())?;
+    if args.dry_run {
+        print(&found.lines())?;
+        found.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut failures = Vec::new();
+    let lines = found.lines();
+    found.remove(&mut failures);
+    let left = Garbage::find(whose, old)?;
+    let remain = left.lines();
+    let gone: Vec<_> = lines.into_iter().filter(|line| !remain.contains(line)).collect();
+    print(&gone)?;
+    left.notes.iter().for_each(|note| eprintln!("note: {note}"));
+    failures.iter().for_each(|failure| eprintln!("failed: {failure:#}"));
+    remain.iter().for_each(|line| eprintln!("left: {line}"));
+    if left.unseen {
+        eprintln!("left: there may be rules of kube-proxy, which cannot be looked at without iptables");
+    }
+    Ok(if remain.is_empty() && !left.unseen {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_ERROR)
+    })
+}
+
+#[allow(clippy::print_stdout, reason = "the list is the interface")]
+fn print(lines: &[String]) -> Result<()> {
+    let mut out = io::stdout().lock();
+    for line in lines {
+        writeln!(out, "{line}").context("print what was done")?;
+    }
+    Ok(())
+}
+
+/// What is there to be removed, in the order in which it goes.
+struct Garbage {
+    routes: Vec<VipCommand>,
+    /// `kube-ipvs0`, with its addresses.
+    device: bool,
+    virtual_servers: Vec<Command>,
+    tables: Vec<Table>,
+    rules: Vec<Change>,
+    ipsets: Vec<String>,
+    sysctls: Vec<Restorable>,
+    old_sysctls: OldValues,
+    /// What stays although it may be looked for.
+    notes: Vec<String>,
+    /// kube-proxy's rules may be there, and cannot be looked at.
+    unseen: bool,
+}
+
+impl Garbage {
+    fn find(whose: Whose, old_sysctls: OldValues) -> Result<Self> {
+        let kube_proxy = whose == Whose::KubeProxy;
+        let mut snapshot = read()?;
+        if !kube_proxy {
+            snapshot.former_node_ports.clear();
+        }
+        let mut tables = Nftables::open()?.tables()?;
+        tables.retain(|table| table.name == rules::TABLE || kube_proxy && table.name == KUBE_PROXY_TABLE);
+        let mut garbage = Self {
+            routes: snapshot.routes.iter().map(|ip| VipCommand::DelRoute(*ip)).collect(),
+            device: Vips::open()?.has_device()?,
+            virtual_servers: snapshot.ours().into_iter().map(Command::DelService).collect(),
+            tables,
+            rules: Vec::new(),
+            ipsets: if kube_proxy { removal::ipsets()? } else { Vec::new() },
+            sysctls: sysctl::restorable(&old_sysctls)?,
+            old_sysctls,
+            notes: Vec::new(),
+            unseen: false,
+        };
+        match removal::look(whose)? {
+            Some(found) => {
+                garbage.rules = found.changes;
+                garbage.notes = found.notes;
+            }
+            None => {
+                garbage.notes = vec!["there is no iptables on the path, its rules are not looked at".to_owned()];
+                garbage.unseen = kube_proxy && may_have_leftovers();
+            }
+        }
+        Ok(garbage)
+    }
+
+    /// One line each, as the standard tools would be told.
+    fn lines(&self) -> Vec<String> {
+        let mut lines: Vec<_> = self.routes.iter().map(|op| format!("ip {op}")).collect();
+        lines.extend(self.device.then(|| "ip link del kube-ipvs0".to_owned()));
+        lines.extend(self.virtual_servers.iter().map(|op| format!("ipvsadm {op}")));
+        lines.extend(self.tables.iter().map(|table| format!("nft delete table {table}")));
+        lines.extend(self.rules.iter().flat_map(Change::lines));
+        lines.extend(self.ipsets.iter().map(|name| removal::destroy_line(name)));
+        let set = |sysctl: &Restorable| format!("sysctl -w {}={}", sysctl.name, sysctl.old);
+        lines.extend(self.sysctls.iter().map(set));
+        let file = self.old_sysctls.exists();
+        lines.extend(file.then(|| format!("rm {}", self.old_sysctls.path().display())));
+        lines
+    }
+
+    /// One that fails keeps no other from going.
+    fn remove(&self, failures: &mut Vec<Error>) {
+        let mut fail = |done: Result<()>| failures.extend(done.err());
+        let routes = Vips::open().and_then(|mut vips| first_refused(vips.execute(&self.routes)?));
+        fail(routes.map_err(Error::from));
+        if self.device {
+            fail(
+                Vips::open()
+                    .and_then(|mut vips| vips.delete_device())
+                    .map_err(Error::from),
+            );
+        }
+        if !self.virtual_servers.is_empty() {
+            let servers = Ipvs::open().and_then(|mut ipvs| first_refused(ipvs.execute(&self.virtual_servers)?));
+            fail(servers.map_err(Error::from));
+        }
+        for table in &self.tables {
+            let delete = [nftables::Command::DeleteTable(table.clone())];
+            let done = Nftables::open().and_then(|mut nftables| nftables.commit(&delete));
+            fail(done.map_err(Error::from));
+        }
+        for change in &self.rules {
+            fail(change.execute());
+        }
+        if !self.ipsets.is_empty() {
+            fail(removal::destroy(&self.ipsets).map(drop));
+        }
+        let mut restored = true;
+        for sysctl in &self.sysctls {
+            let done = sysctl::restore(sysctl).map_err(Error::from);
+            restored &= done.is_ok();
+            fail(done);
+        }
+        if restored && self.old_sysctls.exists() {
+            fail(self.old_sysctls.forget().map_err(Error::from));
+        }
+    }
+}
+
+/// Without IPVS in the kernel there are no virtual servers; everything else may be there.
+fn read() -> Result<Snapshot> {
+    match Ipvs::open() {
+        Ok(ipvs) => Ok(LiveKernel::new(ipvs, Vips::open()?, Nftables::open()?).read()?),
+        Err(error) if error.is_unsupported() => Ok(Snapshot {
+            routes: Vips::open()?.routes()?,
+            ..Snapshot::default()
+        }),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The first that was refused; what is gone already is fine.
+fn first_refused(answers: Vec<Result<(), ipvs::Error>>) -> Result<(), ipvs::Error> {
+    let refused = answers.into_iter().filter_map(Result::err);
+    refused
+        .filter(|error| !error.is_not_found())
+        .map(Err)
+        .next()
+        .unwrap_or(Ok(()))
+}
