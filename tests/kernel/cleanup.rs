@@ -1,12 +1,12 @@
-//! L13, L16: `kube-ipvs cleanup` leaves a node as it was.
+//! L13, L16: `kube-ipvs cleanup` leaves a node as it was; L15: a take-over from kube-proxy leaves nothing of it.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 
-use testbed::daemon::binary;
+use testbed::daemon::{Daemon, binary};
 use testbed::netns::Netns;
-use testbed::world::{World, ask_tcp};
+use testbed::world::{NODE, World, ask_tcp};
 
 use crate::daemon::{eventually, examples, start};
 use crate::host_rules::backends;
@@ -302,6 +302,92 @@ fn l16_old_values_are_kept_and_restored() {
     let daemon = start(&netns, manifests.path(), &["--run-dir=/proc/nowhere"]);
     let said = daemon.said().join("\n");
     assert!(said.contains("old values of sysctls are not kept"), "{said}");
+}
+
+/// A node where kube-proxy ran: what is wanted is adopted, what is not goes, with its rules and sets.
+#[test]
+fn l15_what_kube_proxy_left_goes_once_we_serve() {
+    for backend in backends() {
+        let world = World::new().unwrap();
+        let run_dir = tempfile::tempdir().unwrap();
+        let run_dir = format!("--run-dir={}", run_dir.path().display());
+        let node = &world.node;
+        leftovers::make_others(node, backend);
+        leftovers::make(node, backend);
+        leftovers::make_virtual_servers(node);
+        // Not of kube-proxy: another port, and its port at an address that is balanced otherwise.
+        node.sh("ipvsadm -A -t 192.0.2.10:9999 -s wlc").unwrap();
+        node.sh("ipvsadm -A -t 192.0.2.100:31999 -s rr").unwrap();
+        node.sh("ipvsadm -a -t 192.0.2.100:31999 -r 192.0.2.20 -g").unwrap();
+        // T28: kube-proxy's chain is wanted here, and there only.
+        node.sh(&format!("iptables-{backend} -P FORWARD DROP")).unwrap();
+        let manifests = examples();
+        let arguments = [
+            "--manifests",
+            &manifests.path().to_string_lossy(),
+            "--hostname-override",
+            NODE,
+            &run_dir,
+        ];
+        let mut daemon = Daemon::start(node, &arguments).unwrap();
+        daemon.wait_until_serving().unwrap();
+        daemon.wait_for(0, "34 ipsets removed").unwrap();
+        let said = daemon.said().join("\n");
+        assert!(!said.contains("not removed"), "{said}");
+        let servers = seen::ipvsadm(node);
+        let has = |place: &str| servers.iter().any(|line| line.contains(&format!(" {place} ")));
+        for place in [
+            "10.96.1.1:80",
+            "192.0.2.10:30080",
+            "192.0.2.10:9999",
+            "192.0.2.100:31999",
+        ] {
+            assert!(has(place), "{place}: {servers:#?}");
+        }
+        for place in [
+            "10.96.9.9:80",
+            "[fd00:10:96::999]:80",
+            "192.0.2.10:31999",
+            "[2001:db8::10]:31999",
+            "192.0.2.10:31998",
+        ] {
+            assert!(!has(place), "{place}: {servers:#?}");
+        }
+        eventually(&false, || {
+            let sets = node.sh("ipset list -n").unwrap();
+            sets.lines()
+                .any(|name| name != "KUBE-SRC-ABC" && name != "inet6:KUBE-SRC-ABC")
+        });
+        let chains = |program: &str| -> Vec<String> {
+            let saved = node.sh(&format!("{program}-{backend}-save")).unwrap();
+            let chains = saved.lines().filter_map(|line| line.strip_prefix(":KUBE-"));
+            let mut names: Vec<_> = chains.map(|rest| rest.split(' ').next().unwrap().to_owned()).collect();
+            names.sort();
+            names
+        };
+        let others = [
+            "FIREWALL",
+            "FORWARD",
+            "IPTABLES-HINT",
+            "KUBELET-CANARY",
+            "KUBELET-CANARY",
+            "KUBELET-CANARY",
+            "MARK-DROP",
+            "NWPLCY-ABC",
+            "ROUTER-FORWARD",
+        ];
+        assert_eq!(chains("iptables"), others);
+        assert_eq!(
+            chains("ip6tables"),
+            others.into_iter().filter(|name| *name != "FORWARD").collect::<Vec<_>>()
+        );
+        ask_tcp(&world.client, "10.96.1.1:80".parse().unwrap()).unwrap();
+        daemon.terminate().unwrap();
+
+        // A second start has nothing to remove.
+        let daemon = start(node, manifests.path(), &[&run_dir]);
+        assert!(daemon.said().iter().all(|line| !line.contains(" removed")));
+    }
 }
 
 /// The sets that we read are those that the tool lists.

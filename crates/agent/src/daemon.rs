@@ -76,16 +76,23 @@ fn serve<K: Kernel + Send + 'static>(
         );
         let (heard, listener_ended) = listeners::start(listeners)?;
         let mut listener_ended = pin!(listener_ended);
+        let (serving, served) = oneshot::channel();
         let channels = Channels {
             events: waiting,
             heard,
             sink,
             other_nodes,
+            serving,
         };
         let periods = Periods {
             min_sync: settings.min_sync_period,
             sync: settings.sync_period,
         };
+        if !settings.dry_run {
+            let (mode, bit) = (settings.forward_accept, settings.masquerade_bit);
+            // Not before: until then kube-proxy's rules may be what carries traffic (L15).
+            tokio::spawn(async move { served.await.map(|()| host_rules::start_removal(mode, bit)) });
+        }
         let sync = Sync::new(settings.model, plane, channels, periods);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()

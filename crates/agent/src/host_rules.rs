@@ -2,7 +2,8 @@
 //! overrule that drop, so that replies of services would be lost.
 //!
 //! The daemon executes nothing unless there may be something to do, which it reads from `/proc` and over netlink; then
-//! it starts itself once, as `kube-ipvs host-rules` ([`helper`]), which may run iptables (L19).
+//! it starts itself once, as `kube-ipvs host-rules` ([`helper`]), which may run iptables (L19). In the same way, once it
+//! serves, what a kube-proxy left goes (L15).
 
 pub(crate) mod helper;
 mod iptables;
@@ -44,6 +45,23 @@ pub(crate) fn start(mode: ForwardAccept, masquerade_bit: u8) {
         warn!(
             error,
             "accepts in the host's FORWARD chain are not ensured; replies of services may be dropped there"
+        );
+    });
+}
+
+/// Starts the helper where a kube-proxy may have left something; to be called when its work is done by us. The same
+/// settings as for [`start`]: what they want has kube-proxy's names, and stays.
+pub(crate) fn start_removal(mode: ForwardAccept, masquerade_bit: u8) {
+    if !may_have_leftovers() {
+        return debug!("no kube-proxy was here");
+    }
+    info!("removing what kube-proxy left");
+    let mut arguments = arguments(mode, masquerade_bit);
+    arguments.push("--kube-proxy-leftovers".to_owned());
+    start_helper(arguments, |error| {
+        warn!(
+            error,
+            "what kube-proxy left is not removed: kube-ipvs cleanup tells more"
         );
     });
 }

@@ -15,7 +15,7 @@ use ipvs::Gone;
 use rustc_hash::FxHashMap;
 use service_model::{Cluster, Config, Event, Family, Kind, ObjectName, Rejection};
 use tokio::sync::mpsc::Receiver;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
@@ -51,6 +51,8 @@ pub(crate) struct Channels {
     pub(crate) sink: EventSink,
     /// Whether other nodes are to be followed (T18).
     pub(crate) other_nodes: watch::Sender<bool>,
+    /// Told once, after the first commit.
+    pub(crate) serving: oneshot::Sender<()>,
 }
 
 /// How often things are done.
@@ -92,6 +94,8 @@ pub(crate) struct Sync<K> {
     disturbed_at: Option<Instant>,
     /// The first commit has been made.
     serving: bool,
+    /// Who is to hear of it.
+    tell_serving: Option<oneshot::Sender<()>>,
     /// The ledger does not know what the kernel has.
     must_adopt: bool,
     /// The audit staged something.
@@ -111,6 +115,7 @@ impl<K: Kernel> Sync<K> {
             heard,
             sink,
             other_nodes,
+            serving,
         } = channels;
         let audit = match heard.ask {
             Some(_) => Audit::At(now + periods.sync),
@@ -129,6 +134,7 @@ impl<K: Kernel> Sync<K> {
             disturbed_times: 0,
             disturbed_at: None,
             serving: false,
+            tell_serving: Some(serving),
             must_adopt: true,
             must_repair: false,
             not_before: now,
@@ -379,6 +385,7 @@ impl<K: Kernel> Sync<K> {
                 seconds,
                 "serving"
             );
+            let _ = self.tell_serving.take().map(|tell| tell.send(()));
         }
         Ok(())
     }
