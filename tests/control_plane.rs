@@ -7,6 +7,8 @@
     reason = "a test stops at what it did not expect"
 )]
 
+mod take_over;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
