@@ -55,7 +55,7 @@ pub(crate) fn start_removal(mode: ForwardAccept, masquerade_bit: u8) {
     if !may_have_leftovers() {
         return debug!("no kube-proxy was here");
     }
-    info!("removing what kube-proxy left");
+    info!("looking for what kube-proxy left, to remove it");
     let mut arguments = arguments(mode, masquerade_bit);
     arguments.push("--kube-proxy-leftovers".to_owned());
     start_helper(arguments, |error| {
