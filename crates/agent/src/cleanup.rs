@@ -173,7 +173,7 @@ impl Garbage {
 /// Without IPVS in the kernel there are no virtual servers; everything else may be there.
 fn read() -> Result<Snapshot> {
     match Ipvs::open() {
-        Ok(ipvs) => Ok(LiveKernel::new(ipvs, Vips::open()?, Nftables::open()?).read()?),
+        Ok(_) => Ok(LiveKernel::open()?.read()?),
         Err(error) if error.is_unsupported() => Ok(Snapshot {
             routes: Vips::open()?.routes()?,
             ..Snapshot::default()
