@@ -124,8 +124,8 @@ fn with_kernel(
     on(provider, &program, &binary, environment, filter)
 }
 
-/// Number of sequences of `tests/kernel/worlds.rs`.
-const WORLDS: &str = "KUBE_IPVS_WORLDS";
+/// How often some tests do what they do: sequences of `tests/kernel/worlds.rs`, rounds of `tests/take_over.rs`.
+const COUNTS: [&str; 2] = ["KUBE_IPVS_WORLDS", "KUBE_IPVS_TAKE_OVERS"];
 
 /// The control plane, as the variable that the tests find it by.
 fn control_plane() -> Result<(String, String)> {
@@ -153,9 +153,10 @@ fn on(
         binary.to_string_lossy().into_owned(),
     ));
     job.environment.push(("RUST_BACKTRACE".to_owned(), "1".to_owned()));
-    // How many random worlds.
-    job.environment
-        .extend(std::env::var(WORLDS).ok().map(|number| (WORLDS.to_owned(), number)));
+    let given = COUNTS
+        .iter()
+        .filter_map(|name| Some((*name).to_owned()).zip(std::env::var(name).ok()));
+    job.environment.extend(given);
     job.memory = 6144;
     job.limit = Duration::from_secs(1500);
     match provider.run(&job)? {

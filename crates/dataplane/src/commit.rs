@@ -49,12 +49,14 @@ enum Verdict {
 impl Report {
     /// Nothing was written and nothing refused.
     pub fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.refused.is_empty()
+        self.total() == 0 && self.refused.is_empty()
     }
 
-    /// Ops done, all phases together.
+    /// Ops done, all phases together. A look for flows to be ended is none: every start looks, since the process before
+    /// may have been killed before it did.
     pub fn total(&self) -> usize {
-        self.done.iter().map(|(_, count)| count).sum()
+        let wrote = |(phase, _): &&(Phase, usize)| *phase != Phase::Flows;
+        self.done.iter().filter(wrote).map(|(_, count)| count).sum()
     }
 
     fn count(&mut self, phase: Phase) {

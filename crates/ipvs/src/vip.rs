@@ -110,7 +110,9 @@ impl Vips {
     /// Where the transport broke, or an address is asked for and there is no `kube-ipvs0`.
     pub fn execute(&mut self, commands: &[VipCommand]) -> Result<Vec<Result<(), Error>>, Error> {
         // Somebody may have deleted it.
-        if self.device.is_none() && commands.iter().any(|c| matches!(c, VipCommand::AddAddress(_))) {
+        let needs_device =
+            |command: &VipCommand| matches!(command, VipCommand::AddAddress(_) | VipCommand::DelAddress(_));
+        if self.device.is_none() && commands.iter().any(needs_device) {
             self.ensure_device()?;
         }
         let mut batch = Batch::new();
