@@ -129,6 +129,11 @@ impl LiveKernel {
         }
     }
 
+    fn real_servers(&mut self, server: &VirtualServer) -> Result<Vec<(RealServer, RealServerConfig)>, KernelBroken> {
+        let found = self.ipvs.real_servers(server).map_err(broken("list real servers"))?;
+        Ok(found.into_iter().map(|real| (real.server, real.config)).collect())
+    }
+
     /// One look at the connection tracker for each family, however many places there are (L8).
     fn end_flows(&mut self, all: &[&EndFlows]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
         let mut answers = vec![Ok(()); all.len()];
@@ -241,14 +246,19 @@ impl Kernel for LiveKernel {
             })
             .collect();
         let virtual_servers = self.ipvs.virtual_servers().map_err(broken("list virtual servers"))?;
-        let virtual_servers = virtual_servers
-            .into_iter()
-            .map(|state| PresentServer {
+        let mut servers = Vec::with_capacity(virtual_servers.len());
+        for state in virtual_servers {
+            let reals = match real_servers.remove(&state.server) {
+                Some(reals) => reals,
+                // A list that is read while the kernel moves its entries into a larger table may lack some (Linux 7.x).
+                None => self.real_servers(&state.server)?,
+            };
+            servers.push(PresentServer {
                 server: state.server,
                 config: state.config,
-                real_servers: real_servers.remove(&state.server).unwrap_or_default(),
-            })
-            .collect();
+                real_servers: reals,
+            });
+        }
         let routes = self.vips.routes().map_err(broken("list routes"))?;
         let addresses = self.vips.addresses().map_err(broken("list addresses of kube-ipvs0"))?;
         // The kernel gives a device an IPv6 link-local address of its own; it is nobody's VIP (k/k#70113).
@@ -259,7 +269,7 @@ impl Kernel for LiveKernel {
             tables.extend(self.table(family)?);
         }
         Ok(Snapshot {
-            virtual_servers,
+            virtual_servers: servers,
             routes,
             addresses,
             tables,
@@ -275,15 +285,10 @@ impl Kernel for LiveKernel {
         else {
             return Ok(None);
         };
-        let real_servers = self.ipvs.real_servers(server).map_err(broken("list real servers"))?;
-        let real_servers = real_servers
-            .into_iter()
-            .map(|real| (real.server, real.config))
-            .collect();
         Ok(Some(PresentServer {
             server: state.server,
             config: state.config,
-            real_servers,
+            real_servers: self.real_servers(server)?,
         }))
     }
 

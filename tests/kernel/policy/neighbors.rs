@@ -51,7 +51,7 @@ fn churn(scene: &Scene, netns: &Netns) {
             let lines = crate::seen::ipvsadm(netns);
             lines
                 .iter()
-                .filter(|line| line.starts_with("-a -t 10.96.4.1:80 "))
+                .filter(|line| line.starts_with("-a -t 10.96.4.1:80 ") && !line.ends_with(" -w 0"))
                 .count()
         };
         eventually(&count, reals);
