@@ -2,14 +2,16 @@
 //! server. Never a dependency of a shipped crate.
 //!
 //! Reading order: [`kernel`] (where a kernel comes from and how a command runs on it), [`netns`] (one namespace),
-//! [`world`] (a node with pods, another host, a client), [`daemon`] (kube-ipvs as a process), [`fake_api`],
-//! [`control_plane`], [`matrix`] (a cluster of three nodes, and who must reach whom).
+//! [`world`] (a node with pods, another host, a client), [`daemon`] (kube-ipvs as a process), [`load`] (clients
+//! and servers that count), [`fake_api`], [`control_plane`], [`matrix`] (a cluster of three nodes, and who must reach
+//! whom).
 
 pub mod control_plane;
 pub mod daemon;
 pub mod fake_api;
 pub mod kernel;
 pub mod link;
+pub mod load;
 pub mod matrix;
 pub mod netns;
 pub mod tool;

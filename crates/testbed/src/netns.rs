@@ -75,7 +75,8 @@ impl Netns {
         self.run(|| command.spawn().with_context(|| format!("start {command:?}")))
     }
 
-    fn enter(&self) -> Result<()> {
+    /// Moves this thread into it, for good.
+    pub(crate) fn enter(&self) -> Result<()> {
         move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)).context("enter a namespace")
     }
 

@@ -88,6 +88,26 @@ impl World {
     /// # Errors
     /// Not root, or a tool or kernel feature is missing.
     pub fn new() -> Result<Self> {
+        let world = Self::without_pods()?;
+        for pod in PODS {
+            if pod.local {
+                let netns = Netns::new()?;
+                world.add_pod(&netns, pod.name, pod.v4, pod.v6)?;
+                serve(&netns, pod)?;
+            } else {
+                world.other.sh(&format!("ip addr add {}/32 dev lo", pod.v4))?;
+                world.other.sh(&format!("ip addr add {}/128 dev lo nodad", pod.v6))?;
+                serve(&world.other, pod)?;
+            }
+        }
+        Ok(world)
+    }
+
+    /// Builds it without [`PODS`] and their servers.
+    ///
+    /// # Errors
+    /// As [`World::new`].
+    pub fn without_pods() -> Result<Self> {
         let world = Self {
             node: Netns::new()?,
             client_pod: Netns::new()?,
@@ -127,21 +147,14 @@ impl World {
         node.sh("ip route add 10.244.2.0/24 via 192.0.2.20")?;
         node.sh("ip route add fd00:10:244:2::/64 via 2001:db8::20")?;
         world.add_pod(&world.client_pod, "to-asker", "10.244.1.21", "fd00:10:244:1::21")?;
-        for pod in PODS {
-            if pod.local {
-                let netns = Netns::new()?;
-                world.add_pod(&netns, pod.name, pod.v4, pod.v6)?;
-                serve(&netns, pod)?;
-            } else {
-                world.other.sh(&format!("ip addr add {}/32 dev lo", pod.v4))?;
-                world.other.sh(&format!("ip addr add {}/128 dev lo nodad", pod.v6))?;
-                serve(&world.other, pod)?;
-            }
-        }
         Ok(world)
     }
 
-    fn add_pod(&self, pod: &Netns, name: &str, v4: &str, v6: &str) -> Result<()> {
+    /// Hangs a namespace on the node, by an interface of this name there.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn add_pod(&self, pod: &Netns, name: &str, v4: &str, v6: &str) -> Result<()> {
         link(&self.node, name, pod, "eth0")?;
         for line in [
             format!("ip addr add 10.244.1.1/32 dev {name}"),
