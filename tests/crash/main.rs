@@ -14,6 +14,7 @@ mod kernel_state;
 mod kill_points;
 mod scene;
 mod sequence;
+mod sigkill;
 mod stopping;
 mod witness;
 
@@ -30,6 +31,9 @@ pub(crate) struct Options {
     only: Option<String>,
     /// Only sequences whose names contain it.
     pub(crate) filter: Option<String>,
+    /// Of the SIGKILL loop.
+    pub(crate) kills: Option<usize>,
+    pub(crate) seed: u64,
 }
 
 /// What a part came to.
@@ -41,13 +45,15 @@ pub(crate) struct Verdict {
 type Part = fn(&Options) -> Result<Verdict>;
 
 /// Parts by name.
-const PARTS: &[(&str, Part)] = &[("kill-points", kill_points::run)];
+const PARTS: &[(&str, Part)] = &[("kill-points", kill_points::run), ("sigkill", sigkill::run)];
 
 fn options() -> Options {
     let mut options = Options {
         short: false,
         only: None,
         filter: None,
+        kills: None,
+        seed: fastrand::u64(..),
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -56,6 +62,8 @@ fn options() -> Options {
             "--short" => options.short = true,
             "--only" => options.only = Some(value()),
             "--filter" => options.filter = Some(value()),
+            "--kills" => options.kills = Some(value().parse().unwrap()),
+            "--seed" => options.seed = value().parse().unwrap(),
             other => panic!("unknown word {other}"),
         }
     }
@@ -72,6 +80,7 @@ fn keep_console_quiet() {
 fn main() -> ExitCode {
     let options = options();
     keep_console_quiet();
+    println!("seed {}", options.seed);
     let mut passed = true;
     for (name, part) in PARTS {
         if options.only.as_ref().is_some_and(|only| only != name) {

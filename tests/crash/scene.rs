@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use testbed::daemon::Daemon;
 use testbed::load::{Answer, Place, Pods, Protocol, Server, Servers, pods};
 use testbed::netns::Netns;
 use testbed::world::{NODE, World};
@@ -167,6 +168,26 @@ impl Scene {
             self.running.push(server);
         }
         Ok(())
+    }
+
+    /// Writes the manifest of a service.
+    pub(crate) fn put(&self, service: &Service) -> Result<()> {
+        put(self.manifests.path(), &service.name, &service.manifest())
+    }
+
+    /// Takes the objects of a manifest away; an empty file stays.
+    pub(crate) fn remove(&self, name: &str) -> Result<()> {
+        put(self.manifests.path(), name, &list(&[]))
+    }
+
+    /// Starts kube-ipvs on the node.
+    pub(crate) fn start_daemon(&self) -> Result<Daemon> {
+        let manifests = self.manifests.path().to_string_lossy();
+        let cidr = format!("--cluster-cidr={CLUSTER_CIDR}");
+        Daemon::start(
+            &self.world.node,
+            &["--manifests", &manifests, "--hostname-override", NODE, &cidr],
+        )
     }
 
     /// Who asks at a place: a pod of the node at cluster IPs, somebody outside at node ports.

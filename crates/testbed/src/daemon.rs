@@ -75,6 +75,14 @@ impl Daemon {
         self.child.id()
     }
 
+    /// Its status, where it ended by itself.
+    ///
+    /// # Errors
+    /// It cannot be asked for.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// What it said so far, on standard error.
     pub fn said(&self) -> Vec<String> {
         self.said.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
