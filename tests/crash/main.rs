@@ -12,6 +12,7 @@
 
 mod kernel_state;
 mod kill_points;
+mod rollout;
 mod scene;
 mod sequence;
 mod sigkill;
@@ -45,7 +46,11 @@ pub(crate) struct Verdict {
 type Part = fn(&Options) -> Result<Verdict>;
 
 /// Parts by name.
-const PARTS: &[(&str, Part)] = &[("kill-points", kill_points::run), ("sigkill", sigkill::run)];
+const PARTS: &[(&str, Part)] = &[
+    ("kill-points", kill_points::run),
+    ("sigkill", sigkill::run),
+    ("rollout", rollout::run),
+];
 
 fn options() -> Options {
     let mut options = Options {
