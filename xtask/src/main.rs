@@ -7,6 +7,7 @@
 mod bench;
 mod cargo;
 mod ci;
+mod crash;
 mod demo;
 mod matrix;
 mod test;
@@ -38,7 +39,7 @@ enum Task {
     },
     /// Run every level of test that this machine can run.
     Test {
-        /// Only these levels: plain, kernel, control-plane, matrix. Default: all but matrix.
+        /// Only these levels: plain, kernel, control-plane, matrix, crash. Default: all.
         #[arg(long, value_delimiter = ',')]
         level: Vec<test::Level>,
         #[command(flatten)]
@@ -50,6 +51,13 @@ enum Task {
     Matrix {
         #[command(flatten)]
         args: matrix::Args,
+        #[command(flatten)]
+        kernel: KernelArgs,
+    },
+    /// Stop, kill and restart the proxy on a kernel with IPVS while clients run, and see that none notices.
+    Crash {
+        #[command(flatten)]
+        args: crash::Args,
         #[command(flatten)]
         kernel: KernelArgs,
     },
@@ -109,6 +117,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo { control_plane, kernel } => demo::run(control_plane, kernel.kernel),
         Task::Test { level, kernel, filter } => test::run(&level, kernel.kernel, filter.as_deref()),
         Task::Matrix { args, kernel } => matrix::run(&args, kernel.kernel),
+        Task::Crash { args, kernel } => crash::run(&args, kernel.kernel),
         Task::Ci => ci::run(),
         Task::Bench {
             services,

@@ -22,6 +22,8 @@ pub(crate) enum Level {
     ControlPlane,
     /// On a kernel with IPVS: the quick run of the connectivity matrix.
     Matrix,
+    /// On a kernel with IPVS: the short form of the crash tests.
+    Crash,
 }
 
 impl Level {
@@ -31,6 +33,7 @@ impl Level {
             Self::Kernel => "kernel",
             Self::ControlPlane => "control-plane",
             Self::Matrix => "matrix",
+            Self::Crash => "crash",
         }
     }
 }
@@ -43,10 +46,16 @@ struct Outcome {
 }
 
 pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) -> Result<ExitCode> {
-    let levels: Vec<_> = [Level::Plain, Level::Kernel, Level::ControlPlane, Level::Matrix]
-        .into_iter()
-        .filter(|level| only.is_empty() || only.contains(level))
-        .collect();
+    let levels: Vec<_> = [
+        Level::Plain,
+        Level::Kernel,
+        Level::ControlPlane,
+        Level::Matrix,
+        Level::Crash,
+    ]
+    .into_iter()
+    .filter(|level| only.is_empty() || only.contains(level))
+    .collect();
     tool::install(crate::GUEST_PACKAGES)?;
     let mut provider = None;
     let mut outcomes = Vec::new();
@@ -55,7 +64,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         let start = Instant::now();
         let result = match level {
             Level::Plain => plain(filter),
-            Level::Kernel | Level::ControlPlane | Level::Matrix => with_kernel(&mut provider, kernel, level, filter),
+            _ => with_kernel(&mut provider, kernel, level, filter),
         };
         outcomes.push(Outcome {
             level,
@@ -115,10 +124,13 @@ fn with_kernel(
     if level == Level::Matrix {
         return crate::matrix::subset(provider, filter);
     }
+    if level == Level::Crash {
+        return crate::crash::short(provider);
+    }
     let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
     let (test, environment) = match level {
         Level::ControlPlane => ("control_plane", vec![control_plane()?]),
-        Level::Plain | Level::Kernel | Level::Matrix => ("kernel", Vec::new()),
+        _ => ("kernel", Vec::new()),
     };
     let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
     on(provider, &program, &binary, environment, filter)
