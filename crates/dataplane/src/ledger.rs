@@ -31,6 +31,10 @@ const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest wait between two tries of one op.
 const RETRY_MAX: Duration = Duration::from_secs(60);
 
+/// How long a real server of UDP stays after it is gone: an answer may be under way, which is lost with it
+/// (`expire_nodest_conn`). Its clients, who may never pause, stay with it as long (L8).
+pub const UDP_GRACE: Duration = Duration::from_millis(500);
+
 /// Wanted and present objects.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -396,10 +400,11 @@ impl Ledger {
         });
         let places = [Some(place), redirect].into_iter().flatten();
         let mut keep: Vec<_> = places
-            .filter_map(|place| self.servers.get(&place.virtual_server()))
-            .flat_map(|entry| &entry.real_servers)
-            .filter(|real| real.slot.wanted.is_some())
-            .map(|real| real.server.address)
+            .filter_map(|place| Some(place.virtual_server()).zip(self.servers.get(&place.virtual_server())))
+            .flat_map(|(server, entry)| entry.real_servers.iter().map(move |real| (server, real)))
+            // Answers of those that leave may be under way.
+            .filter(|(server, real)| real.slot.wanted.is_some() || self.drains.waits(&(*server, real.server)))
+            .map(|(_, real)| real.server.address)
             .collect();
         keep.sort_unstable();
         keep.dedup();
@@ -409,13 +414,13 @@ impl Ledger {
         }
     }
 
-    /// Which of the staged real servers drain: those of TCP that the kernel has and nobody wants, while their virtual
-    /// server is wanted.
+    /// Which of the staged real servers drain: those that the kernel has and nobody wants, while their virtual server is
+    /// wanted. Not those of SCTP (L7).
     fn keep_drains(&mut self, now: Instant) {
         let mut marked = Vec::new();
         for key in &self.staged {
             let Key::RealServer(server, real) = key else { continue };
-            let Some(place) = Place::of(server).filter(|place| place.protocol == Protocol::Tcp) else {
+            let Some(place) = Place::of(server).filter(|place| place.protocol != Protocol::Sctp) else {
                 continue;
             };
             let entry = self.servers.get(server);
@@ -426,7 +431,10 @@ impl Ledger {
                 Some((entry, found))
                     if entry.slot.wanted.is_some() && found.slot.wanted.is_none() && found.slot.has.is_some() =>
                 {
-                    let timeout = entry.drain_timeout.unwrap_or(self.drain_timeout);
+                    let timeout = match place.protocol {
+                        Protocol::Udp => UDP_GRACE,
+                        _ => entry.drain_timeout.unwrap_or(self.drain_timeout),
+                    };
                     self.drains
                         .begin(drained, Some(timeout).filter(|timeout| !timeout.is_zero()), now);
                     // One that is over was told so by the kernel, or is about to go.
@@ -457,6 +465,11 @@ impl Ledger {
         let over = self.drains.look(server, connections, now);
         self.staged
             .extend(over.iter().map(|real| Key::RealServer(*server, *real)));
+        if let (Some(flows), false) = (flows_of(server), over.is_empty()) {
+            self.staged.insert(flows);
+            let redirects = self.policies.redirects();
+            redirects.for_each(|(from, to)| stage_redirected_flows(&mut self.staged, from, to));
+        }
         !over.is_empty()
     }
 

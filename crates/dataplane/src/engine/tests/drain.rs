@@ -194,9 +194,9 @@ fn a_flushed_table_loses_no_deadline() {
     assert_eq!(look(&mut plane, now + 15 * MINUTE), [GONE, ENDED]);
 }
 
-/// L7: connections of UDP and SCTP are nobody's to keep.
+/// L7: those of UDP stay for the answers that are under way, whoever sends meanwhile.
 #[test]
-fn udp_real_servers_go_at_once() {
+fn udp_real_servers_go_after_a_moment() {
     let udp = |endpoints: &[u8]| Face {
         vip: 2,
         ..web(endpoints)
@@ -204,8 +204,23 @@ fn udp_real_servers_go_at_once() {
     let mut plane = plane_with(FakeKernel::new(), &world_of(vec![udp(&[1, 2])]));
     plane.adopt().unwrap();
     settle(&mut plane);
+    let now = Instant::now();
     plane.want(&service(1), &program(1, &[udp(&[1])]));
-    let lines = commit(&mut plane, Instant::now());
+    let lines = commit(&mut plane, now);
+    assert!(
+        lines.contains(&"-e -u 10.10.0.12:80 -r 10.20.0.2:8080 -m -w 0".to_owned()),
+        "{lines:#?}"
+    );
+    let place = VirtualServer::Address {
+        address: ip(10, 12),
+        port: 80,
+        protocol: ipvs::Protocol::Udp,
+    };
+    plane.kernel_mut().connections.insert((place, real(2)), 7);
+    let end = now + crate::ledger::UDP_GRACE;
+    assert_eq!(plane.ledger().next_look(), Some(end));
+    assert_eq!(look(&mut plane, now), Vec::<String>::new());
+    let lines = look(&mut plane, end);
     assert_eq!(lines[0], "-d -u 10.10.0.12:80 -r 10.20.0.2:8080");
     assert_eq!(plane.ledger().draining(), 0);
 }
