@@ -17,6 +17,7 @@ pub(crate) fn config() -> Config {
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: service_model::DetectLocal::default(),
+        capture: service_model::Capture::Bind,
     }
 }
 

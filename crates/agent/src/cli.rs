@@ -111,6 +111,9 @@ pub(crate) struct ServiceArgs {
     /// Masquerade every client of a cluster IP.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) masquerade_all: Option<bool>,
+    /// NodePorts answer on 127.0.0.1 in the mode iptables [default: true].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) iptables_localhost_nodeports: Option<bool>,
     /// How pods of this node are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix;
     /// "" = ClusterCIDR.
     #[arg(long, value_name = "MODE")]

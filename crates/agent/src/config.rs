@@ -48,12 +48,13 @@ pub(crate) struct DetectLocal {
     pub(crate) interface_name_prefix: String,
 }
 
-/// What kube-proxy's IPVS mode takes from here, too.
+/// What kube-proxy's IPVS mode takes from here, too, but for `localhostNodePorts`.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(crate) struct Iptables {
     pub(crate) masquerade_bit: Option<i32>,
     pub(crate) masquerade_all: bool,
+    pub(crate) localhost_node_ports: Option<bool>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
-use service_model::{Config, DetectLocal, NodePortAddresses, Scheduler};
+use service_model::{Capture, Config, DetectLocal, NodePortAddresses, Scheduler};
 
 use crate::cli::ServiceArgs;
 use crate::config::KubeProxyConfiguration;
@@ -26,6 +26,7 @@ pub(crate) fn set_from_flags(given: &mut KubeProxyConfiguration, flags: &Service
     given.node_port_addresses.clone_from(&flags.nodeport_addresses);
     given.iptables.masquerade_bit = flags.iptables_masquerade_bit;
     given.iptables.masquerade_all = flags.masquerade_all.unwrap_or_default();
+    given.iptables.localhost_node_ports = flags.iptables_localhost_nodeports;
     given.detect_local_mode = text(&flags.detect_local_mode);
     given.detect_local.bridge_interface = text(&flags.pod_bridge_interface);
     given.detect_local.interface_name_prefix = text(&flags.pod_interface_name_prefix);
@@ -50,7 +51,17 @@ pub(crate) fn model_config(given: &KubeProxyConfiguration) -> Result<Config> {
         allow_external_ips: feature_gate::allow_service_external_ips(&given.feature_gates),
         masquerade_all: given.iptables.masquerade_all,
         detect_local: detect_local(given, cluster_cidrs)?,
+        capture: capture(given),
     })
+}
+
+fn capture(given: &KubeProxyConfiguration) -> Capture {
+    match given.mode.as_str() {
+        "iptables" => Capture::Redirect {
+            localhost_node_ports: given.iptables.localhost_node_ports.unwrap_or(true),
+        },
+        _ => Capture::Bind,
+    }
 }
 
 /// # Errors

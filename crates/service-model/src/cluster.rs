@@ -12,7 +12,7 @@ use crate::config::{Config, NodePortAddresses};
 use crate::endpoint_cache::{Slice, ZoneSets};
 use crate::event::{Change, Event, Kind};
 use crate::face::{Face, Nodes, external_addresses, faces};
-use crate::frontend::{FrontendKey, Program};
+use crate::frontend::{FrontendKey, NodePortPlaces, Program};
 use crate::local_traffic::LocalTraffic;
 use crate::name::ObjectName;
 use crate::object::{EndpointSlice, Family, Node, Service};
@@ -123,7 +123,7 @@ impl Cluster {
     /// Some service wants to answer at an address that may be another node's (T18): [`Event::OtherNodesComplete`] is
     /// waited for, and such addresses are held back until it comes.
     pub fn wants_other_nodes(&self) -> bool {
-        !self.external.is_empty()
+        self.config.capture.binds() && !self.external.is_empty()
     }
 
     /// The addresses of all other nodes are known ([`Event::OtherNodesComplete`] has come).
@@ -149,6 +149,11 @@ impl Cluster {
     /// Who is who among the clients of a family. Changes with this node's `spec.podCIDRs` at most.
     pub fn local_traffic(&self, family: Family) -> LocalTraffic {
         LocalTraffic::new(&self.config.detect_local, &self.nodes.pod_cidrs, family)
+    }
+
+    /// Where NodePorts of a family answer. Changes with this node's addresses at most.
+    pub fn node_port_places(&self, family: Family) -> NodePortPlaces {
+        self.nodes.node_port_places(&self.config, family)
     }
 
     fn set_service(&mut self, service: Service) {

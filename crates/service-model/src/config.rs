@@ -19,6 +19,28 @@ pub struct Config {
     pub masquerade_all: bool,
     /// What traffic comes from pods of this node (T2, T11).
     pub detect_local: DetectLocal,
+    /// How the data plane gets hold of what is sent to a service.
+    pub capture: Capture,
+}
+
+/// How the data plane gets hold of what is sent to a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Capture {
+    /// Addresses are bound to this node, and every address of a NodePort is a place of its own: the IPVS mode.
+    #[default]
+    Bind,
+    /// What passes this node is redirected and nothing is bound, so an address of another node may be redirected too
+    /// (T18). A NodePort is one frontend of each family, at the unspecified address: the iptables mode.
+    Redirect {
+        /// NodePorts answer on 127.0.0.1 (`iptables.localhostNodePorts`, T17).
+        localhost_node_ports: bool,
+    },
+}
+
+impl Capture {
+    pub(crate) fn binds(self) -> bool {
+        self == Self::Bind
+    }
 }
 
 /// `detectLocalMode` with what it needs.

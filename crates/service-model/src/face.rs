@@ -1,13 +1,13 @@
 //! The places at which a service wants to answer: every address it has, by kind; before conflicts and endpoints.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use crate::config::{Config, NodePortAddresses};
-use crate::frontend::{AddressKind, FrontendKey};
+use crate::config::{Capture, Config, NodePortAddresses};
+use crate::frontend::{AddressKind, FrontendKey, NodePortPlaces};
 use crate::name::ObjectName;
 use crate::object::{Family, IpMode, Service, ServiceType, TrafficPolicy};
 
@@ -64,6 +64,29 @@ impl Nodes {
             .copied()
             .filter(|address| usable(address) && selected(address))
             .collect()
+    }
+
+    /// The same as a rule that is not told each address (T16, T17).
+    pub(crate) fn node_port_places(&self, config: &Config, family: Family) -> NodePortPlaces {
+        const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let localhost = Capture::Redirect {
+            localhost_node_ports: true,
+        };
+        let loopback = family == Family::V4 && config.capture == localhost;
+        let cidrs = match &config.node_port_addresses {
+            NodePortAddresses::All => &[],
+            NodePortAddresses::Cidrs(cidrs) => cidrs.as_slice(),
+            NodePortAddresses::Primary => return NodePortPlaces::At(self.node_port_addresses(config, family)),
+        };
+        let mut ours = cidrs.iter().filter(|cidr| family_of(cidr.addr()) == family).peekable();
+        if ours.peek().is_none() || ours.clone().any(|cidr| cidr.prefix_len() == 0) {
+            return NodePortPlaces::EveryLocal { loopback };
+        }
+        let mut addresses = self.node_port_addresses(config, family);
+        if loopback && ours.any(|cidr| cidr.contains(&LOCALHOST)) {
+            addresses.push(LOCALHOST);
+        }
+        NodePortPlaces::At(addresses)
     }
 }
 
@@ -147,7 +170,13 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<F
         }
     }
     for family in &families {
-        let addresses = nodes.node_port_addresses(config, *family);
+        let mut addresses = nodes.node_port_addresses(config, *family);
+        if !config.capture.binds() {
+            addresses.push(match family {
+                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+            });
+        }
         for (number, port) in service.ports.iter().enumerate().filter(|(_, port)| port.node_port != 0) {
             for address in &addresses {
                 let key = FrontendKey {
@@ -169,7 +198,7 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<F
         for ingress in &service.load_balancer_ingress {
             let field = format!("status.loadBalancer.ingress[{}].ip", ingress.position);
             if ingress.mode == IpMode::Vip && families.contains(&family_of(ingress.ip)) {
-                list.add_external(service, ingress.ip, AddressKind::LoadBalancer, field, nodes);
+                list.add_external(service, ingress.ip, AddressKind::LoadBalancer, field, config, nodes);
             }
         }
     }
@@ -177,11 +206,11 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<F
         for external in &service.external_ips {
             if families.contains(&family_of(external.ip)) {
                 let field = format!("spec.externalIPs[{}]", external.position);
-                list.add_external(service, external.ip, AddressKind::ExternalIp, field, nodes);
+                list.add_external(service, external.ip, AddressKind::ExternalIp, field, config, nodes);
             }
         }
     }
-    if external_local(service) && service.internal_traffic_policy == TrafficPolicy::Local {
+    if config.capture.binds() && external_local(service) && service.internal_traffic_policy == TrafficPolicy::Local {
         list.add_insiders(service);
     }
     (list.faces, list.refused)
@@ -224,10 +253,18 @@ struct List {
 }
 
 impl List {
-    fn add_external(&mut self, service: &Service, ip: IpAddr, kind: AddressKind, field: String, nodes: &Nodes) {
+    fn add_external(
+        &mut self,
+        service: &Service,
+        ip: IpAddr,
+        kind: AddressKind,
+        field: String,
+        config: &Config,
+        nodes: &Nodes,
+    ) {
         if let Some(why) = unusable(ip) {
             self.refuse(field, format!("{ip} {why}"));
-        } else if nodes.has_interface(ip) {
+        } else if !config.capture.binds() || nodes.has_interface(ip) {
             self.add_ports(service, ip, kind, &field);
         } else if let Some(node) = nodes.others.get(&ip).and_then(|nodes| nodes.first()) {
             // T18: binding it would cut this node off from that one.

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::event::Kind;
 use crate::name::ObjectName;
-use crate::object::Protocol;
+use crate::object::{Protocol, TrafficPolicy};
 use crate::scheduler::Scheduler;
 
 /// Identity of a frontend: what a client connects to.
@@ -27,7 +27,8 @@ pub struct FrontendKey {
 pub enum AddressKind {
     /// `spec.clusterIPs`.
     ClusterIp,
-    /// An address of this node, at `nodePort`.
+    /// An address of this node, at `nodePort`; the unspecified one stands for all of them
+    /// ([`Capture::Redirect`](crate::Capture::Redirect)).
     NodePort,
     /// `status.loadBalancer.ingress[].ip` with `ipMode` VIP.
     LoadBalancer,
@@ -71,6 +72,8 @@ pub struct Frontend {
     pub scheduler: Scheduler,
     /// Session affinity by client IP, timeout in seconds (T20).
     pub affinity: Option<u32>,
+    /// The traffic policy that holds here.
+    pub policy: TrafficPolicy,
     /// The endpoints for this frontend's own clients: those that its traffic policy allows.
     /// In the order of insertion, which differs from node to node (T23). No address twice.
     pub endpoints: Vec<Target>,
@@ -78,12 +81,28 @@ pub struct Frontend {
     /// for them (T2): an address and port of ours with every endpoint of the cluster. `None` = they are served as
     /// everybody.
     pub insiders: Option<SocketAddr>,
+    /// The endpoints for insiders, where they are not sent elsewhere but served here
+    /// ([`Capture::Redirect`](crate::Capture::Redirect)): every one of the cluster. Empty = they are served as everybody.
+    pub insider_endpoints: Vec<Target>,
     /// What happens when `endpoints` is empty.
     pub refusal: Refusal,
     /// Whose source address is replaced.
     pub masquerade: Masquerade,
     /// Who may connect at all; `None` = everybody. LoadBalancer addresses only (T15), this family's ranges only.
     pub source_ranges: Option<SourceRanges>,
+}
+
+/// The addresses of one family on which NodePorts answer (T16), where that is not told address by address
+/// ([`Capture::Redirect`](crate::Capture::Redirect)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodePortPlaces {
+    /// Every address of this node.
+    EveryLocal {
+        /// Loopback addresses too (T17).
+        loopback: bool,
+    },
+    /// These.
+    At(Vec<IpAddr>),
 }
 
 /// Whose source address a frontend replaces, besides the node's own (T12) and that of a pod that reaches itself (T13).

@@ -22,11 +22,12 @@ mod rotation;
 pub mod scheduler;
 
 pub use cluster::Cluster;
-pub use config::{Config, DetectLocal, NodePortAddresses};
+pub use config::{Capture, Config, DetectLocal, NodePortAddresses};
 pub use duration::parse_duration;
 pub use event::{Change, Event, Kind};
 pub use frontend::{
-    AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges, Target,
+    AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, NodePortPlaces, Program, Refusal, Rejection,
+    SourceRanges, Target,
 };
 pub use local_traffic::{LocalTraffic, Source};
 pub use name::ObjectName;

@@ -60,6 +60,10 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
     let mut lost = FxHashSet::default();
     let mut categories = FxHashMap::default();
     for face in faces {
+        let claim_alone = face.kind == AddressKind::NodePort && !face.key.address.is_unspecified();
+        if claim_alone && !view.config.capture.binds() {
+            continue;
+        }
         let holder = view.claims.holder(&face.key);
         if let Some(holder) = holder.filter(|holder| holder.service != service.name) {
             // One rejection for a field, not one for each address it stands for.
@@ -115,7 +119,18 @@ fn frontend(
     rotate(&mut endpoints, &view.config.node_name, &face.key);
     Frontend {
         // Without endpoints everybody is refused at the address that he asked.
-        insiders: redirect(service, face, view).filter(|_| external && local && !categories.cluster.is_empty()),
+        insiders: redirect(service, face, view)
+            .filter(|_| view.config.capture.binds() && external && local && !categories.cluster.is_empty()),
+        insider_endpoints: if external && local && !view.config.capture.binds() {
+            categories.cluster.clone()
+        } else {
+            Vec::new()
+        },
+        policy: if local {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        },
         // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
         refusal: if local && categories.any {
             Refusal::Drop

@@ -49,6 +49,7 @@ fn twenty_thousand_services() {
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: service_model::DetectLocal::default(),
+        capture: service_model::Capture::Bind,
     });
     let before = HELD.load(Ordering::Relaxed);
     for number in 0..20_000 {

@@ -117,6 +117,7 @@ fn a_bad_port_is_left_to_the_model() {
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: service_model::DetectLocal::default(),
+        capture: service_model::Capture::Bind,
     });
     events.into_iter().for_each(|event| cluster.apply(event));
     let program = cluster.program(&ObjectName::new("default", "a"));

@@ -9,7 +9,7 @@ use ipvs::{Command, VipCommand};
 use proptest::prelude::*;
 use service_model::{
     AddressKind, Frontend, FrontendKey, Masquerade, ObjectName, Program, Protocol, Refusal, Scheduler, SourceRanges,
-    Target,
+    Target, TrafficPolicy,
 };
 
 use crate::engine::{DataPlane, Settings};
@@ -68,6 +68,8 @@ fn program(number: u8, faces: &[Face]) -> Program {
             scheduler: face.scheduler,
             affinity: face.affinity,
             endpoints: face.endpoints.iter().map(target).collect(),
+            policy: TrafficPolicy::Cluster,
+            insider_endpoints: Vec::new(),
             insiders: face.insiders.then(|| SocketAddr::new(ip(10, 200), u16::from(face.vip))),
             refusal: Refusal::Reject,
             masquerade: if face.vip % 2 == 0 {

@@ -5,7 +5,7 @@ mod history;
 use std::net::SocketAddr;
 
 use super::*;
-use crate::config::DetectLocal;
+use crate::config::{Capture, DetectLocal};
 use crate::frontend::{AddressKind, Frontend, HealthCheck, Masquerade, Refusal};
 use crate::object::{
     Endpoint, EndpointPort, ExternalIp, Family, IpMode, LoadBalancerIngress, Protocol, ServicePort, ServiceType,
@@ -32,6 +32,7 @@ fn config() -> Config {
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: DetectLocal::default(),
+        capture: Capture::Bind,
     }
 }
 
@@ -598,4 +599,117 @@ fn slices_come_before_their_service_move_and_go() {
     cluster.apply(Event::EndpointSlice(Change::Deleted(ObjectName::new("d", "s1-0"))));
     cluster.apply(Event::Service(Change::Deleted(ObjectName::new("d", "never-seen"))));
     assert!(cluster.take_touched().is_empty());
+}
+
+fn redirecting(localhost_node_ports: bool, addresses: NodePortAddresses) -> Cluster {
+    let mut cluster = Cluster::new(Config {
+        capture: Capture::Redirect { localhost_node_ports },
+        node_port_addresses: addresses,
+        ..config()
+    });
+    cluster.apply(Event::NodeAddresses(vec![ip("192.0.2.1"), ip("2001:db8::1")]));
+    cluster
+}
+
+#[test]
+fn a_redirecting_data_plane_gets_one_frontend_for_a_node_port_and_the_endpoints_of_insiders() {
+    let mut cluster = redirecting(true, NodePortAddresses::All);
+    apply_slice(
+        &mut cluster,
+        slice(1, 0, vec![endpoint(1, "here"), endpoint(2, "there")]),
+    );
+    apply_service(
+        &mut cluster,
+        Service {
+            external_traffic_policy: TrafficPolicy::Local,
+            internal_traffic_policy: TrafficPolicy::Local,
+            ..everywhere(1)
+        },
+    );
+    let frontends = cluster.program(&name(1)).frontends;
+    let node_ports: Vec<_> = frontends
+        .iter()
+        .filter(|frontend| frontend.kind == AddressKind::NodePort)
+        .collect();
+    assert_eq!(node_ports.len(), 1);
+    assert!(node_ports[0].key.address.is_unspecified());
+    assert!(frontends.iter().all(|frontend| frontend.insiders.is_none()
+        && frontend.kind != AddressKind::Insiders
+        && frontend.policy == TrafficPolicy::Local
+        && frontend.endpoints.len() == 1));
+    let of_insiders = |frontend: &Frontend| frontend.insider_endpoints.len();
+    assert!(
+        frontends
+            .iter()
+            .all(|frontend| of_insiders(frontend) == if frontend.kind == AddressKind::ClusterIp { 0 } else { 2 })
+    );
+}
+
+/// It binds nothing, so no other node is waited for, and none is cut off.
+#[test]
+fn t18_a_redirecting_data_plane_redirects_addresses_of_other_nodes() {
+    let mut cluster = redirecting(true, NodePortAddresses::All);
+    apply_service(&mut cluster, everywhere(1));
+    assert!(!cluster.wants_other_nodes());
+    let program = cluster.program(&name(1));
+    assert!(program.rejections.is_empty());
+    assert!(
+        program
+            .frontends
+            .iter()
+            .any(|frontend| frontend.kind == AddressKind::ExternalIp)
+    );
+}
+
+/// The node's addresses are claimed one by one, although they are served by one frontend.
+#[test]
+fn t19_a_node_port_wins_over_an_external_ip_at_an_address_of_the_node() {
+    let mut cluster = redirecting(true, NodePortAddresses::All);
+    let service = everywhere(1);
+    let port = service.ports[0].node_port;
+    apply_service(&mut cluster, service);
+    let mut other = everywhere(2);
+    other.external_ips = vec![ExternalIp {
+        ip: ip("192.0.2.1"),
+        position: 0,
+    }];
+    other.ports[0].port = port;
+    other.ports[0].node_port = 0;
+    apply_service(&mut cluster, other);
+    let program = cluster.program(&name(2));
+    assert!(
+        program
+            .frontends
+            .iter()
+            .all(|frontend| frontend.kind != AddressKind::ExternalIp)
+    );
+    assert!(
+        program.rejections[0].reason.contains("is taken by service"),
+        "{:?}",
+        program.rejections
+    );
+}
+
+#[test]
+fn t16_t17_where_node_ports_answer() {
+    let check = |localhost: bool, addresses: NodePortAddresses, expect: [NodePortPlaces; 2]| {
+        let cluster = redirecting(localhost, addresses.clone());
+        let found = [Family::V4, Family::V6].map(|family| cluster.node_port_places(family));
+        assert_eq!(found, expect, "{localhost} {addresses:?}");
+    };
+    let every = |loopback| NodePortPlaces::EveryLocal { loopback };
+    let at = |addresses: &[&str]| NodePortPlaces::At(addresses.iter().map(|address| ip(address)).collect());
+    let cidrs = |cidrs: &[&str]| NodePortAddresses::Cidrs(cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect());
+    check(true, NodePortAddresses::All, [every(true), every(false)]);
+    check(false, NodePortAddresses::All, [every(false), every(false)]);
+    check(true, NodePortAddresses::Primary, [at(&[]), at(&[])]);
+    check(true, cidrs(&["192.0.2.0/24"]), [at(&["192.0.2.1"]), every(false)]);
+    check(
+        true,
+        cidrs(&["192.0.2.0/24", "::/0"]),
+        [at(&["192.0.2.1"]), every(false)],
+    );
+    let with_loopback = ["192.0.2.0/24", "127.0.0.0/8", "::1/128"];
+    check(true, cidrs(&with_loopback), [at(&["192.0.2.1", "127.0.0.1"]), at(&[])]);
+    check(false, cidrs(&with_loopback), [at(&["192.0.2.1"]), at(&[])]);
 }
