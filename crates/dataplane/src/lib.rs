@@ -5,6 +5,8 @@
 //! [`commit`] (plan → kernel → ledger), [`kernel`] (the seam), [`live`] and `fake` (its two sides), [`node_port_set`]
 //! (what kube-proxy had), [`engine`] (all of it behind four calls).
 //!
+//! [`iptables`] is the other mode's: the same programs in, another ledger, another text out.
+//!
 //! Knows neither Kubernetes' API, nor HTTP, nor flags. Reads no clock: the caller says what time it is.
 
 pub mod adoption;
@@ -15,6 +17,7 @@ pub mod element;
 pub mod engine;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
+pub mod iptables;
 pub mod kernel;
 pub mod ledger;
 pub mod live;

@@ -1,0 +1,23 @@
+//! The fallback's data plane, pure: programs in, the text of `iptables-restore --noflush` out, one for each family.
+//!
+//! The chains, their names and their rules are those of kube-proxy's iptables mode, since other agents look for them;
+//! `tests/iptables_golden.rs` compares them with the real one's, and its table names every difference with the decision
+//! that wants it.
+//!
+//! Reading order: [`name`] (chain names), [`rule`] and [`chain`] (values that print), [`base`] (what is there whatever
+//! the services: fixed rules, jumps), [`compile`] (a program → its rules and chains), [`tables`] (the ledger: wanted
+//! programs, what is not written yet, plans), [`restore`] (their text).
+//!
+//! Executes nothing and reads nothing: who does, hands over what `iptables-save` said and says what was written.
+
+pub mod base;
+pub mod chain;
+pub mod compile;
+pub mod name;
+pub mod restore;
+pub mod rule;
+pub mod tables;
+
+pub use base::{Jump, jumps};
+pub use restore::{Restore, RuleCounts, Scope};
+pub use tables::{Found, Settings, Tables};

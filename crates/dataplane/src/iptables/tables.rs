@@ -1,0 +1,381 @@
+//! The ledger of the iptables mode: what every service is to be, what of it is not written yet, and the restore text
+//! that writes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use service_model::{Family, LocalTraffic, NodePortPlaces, ObjectName, Program};
+
+use super::base::Base;
+use super::chain::{ServiceRules, Table};
+use super::compile::{View, compile, compile_shared};
+use super::name::{ChainName, is_of_a_service};
+use super::restore::{Restore, RuleCounts, Scope, Writer};
+use super::rule::Comments;
+
+/// More endpoints than these are not named in comments any more. Upstream's number.
+const LARGE: usize = 1000;
+
+/// What does not change while the process runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// The bit of a packet's mark that means masquerading, from 0 (`iptables.masqueradeBit`).
+    pub masquerade_bit: u8,
+    /// What belongs to no connection is dropped where it is forwarded: unless `nf_conntrack_tcp_be_liberal` is set.
+    pub drop_invalid: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            masquerade_bit: 14,
+            drop_invalid: true,
+        }
+    }
+}
+
+/// What a saved text told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Chains of services that there are and nobody wants.
+    pub stale: usize,
+    /// Chains that are wanted and written, and are not there.
+    pub missing: usize,
+}
+
+/// Wanted programs, and what of them is not written yet.
+#[derive(Debug)]
+pub struct Tables {
+    settings: Settings,
+    services: BTreeMap<ObjectName, Entry>,
+    v4: FamilyState,
+    v6: FamilyState,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    program: Program,
+    v4: Size,
+    v6: Size,
+}
+
+/// How much a service is in a family.
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
+    endpoints: usize,
+    rules: RuleCounts,
+}
+
+#[derive(Debug)]
+struct FamilyState {
+    family: Family,
+    local: LocalTraffic,
+    places: NodePortPlaces,
+    /// All is to be written.
+    full: bool,
+    /// The chains that all share are to be written.
+    shared: bool,
+    /// Services whose own chains are to be written.
+    changed: BTreeSet<ObjectName>,
+    /// Chains to be deleted.
+    gone: BTreeSet<String>,
+    /// How the chains that stand were written.
+    comments: Comments,
+    /// The sum of all services.
+    total: Size,
+}
+
+impl Tables {
+    /// Of no service, over tables of which nothing is known: the first plan is a full one.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            services: BTreeMap::new(),
+            v4: FamilyState::new(Family::V4),
+            v6: FamilyState::new(Family::V6),
+        }
+    }
+
+    /// Who is who among the clients of a family. Repeating it changes nothing.
+    pub fn want_local_traffic(&mut self, family: Family, local: LocalTraffic) {
+        let state = self.family_mut(family);
+        if state.local != local {
+            state.local = local;
+            state.full = true;
+            self.measure(family);
+        }
+    }
+
+    /// Where NodePorts of a family answer. Repeating it changes nothing.
+    pub fn want_node_ports(&mut self, family: Family, places: NodePortPlaces) {
+        let state = self.family_mut(family);
+        if state.places != places {
+            state.places = places;
+            state.shared = true;
+            self.measure(family);
+        }
+    }
+
+    /// What one service is to be from now on.
+    pub fn want(&mut self, service: &ObjectName, program: &Program) {
+        let before = self.services.remove(service).unwrap_or_default();
+        let (v4, v6) = (
+            self.v4.want(service, (&before.program, before.v4), program),
+            self.v6.want(service, (&before.program, before.v6), program),
+        );
+        if !program.frontends.is_empty() {
+            let program = program.clone();
+            self.services.insert(service.clone(), Entry { program, v4, v6 });
+        }
+    }
+
+    /// Takes in what `iptables-save` says of a family: the table `nat` alone (`-t nat`), or both. Chains of services that
+    /// nobody wants are deleted by the next plan; what is missing is written again.
+    pub fn found(&mut self, family: Family, save: &str) -> Found {
+        let settings = self.settings;
+        let (services, state) = self.parts(family);
+        let present = chains_of(save);
+        let mut missing = 0;
+        for table in [Table::Filter, Table::Nat] {
+            let Some(present) = present.get(&table) else { continue };
+            let base = state.base(settings).chains(table);
+            missing += base.iter().filter(|name| !present.contains(&*name.to_string())).count();
+        }
+        state.full |= missing > 0;
+        let Some(present) = present.get(&Table::Nat) else {
+            return Found { stale: 0, missing };
+        };
+        let mut wanted = BTreeSet::new();
+        for (service, entry) in services {
+            let chains = compile(service, &entry.program, state.view()).chains;
+            let names: Vec<_> = chains.iter().map(|chain| chain.name.to_string()).collect();
+            let absent = names.iter().filter(|name| !present.contains(&***name)).count();
+            if absent > 0 {
+                state.changed.insert(service.clone());
+                missing += absent;
+            }
+            wanted.extend(names);
+        }
+        let stale = present
+            .iter()
+            .filter(|name| is_of_a_service(name) && !wanted.contains(**name));
+        let before = state.gone.len();
+        state.gone.extend(stale.map(|name| (*name).to_owned()));
+        Found {
+            stale: state.gone.len() - before,
+            missing,
+        }
+    }
+
+    /// What is to be written in a family. `None` = all is there.
+    pub fn plan(&self, family: Family) -> Option<Restore> {
+        let state = self.family(family);
+        let grown = state.comments == Comments::Full && state.total.endpoints > LARGE;
+        if !state.full && !grown && !state.shared && state.changed.is_empty() && state.gone.is_empty() {
+            return None;
+        }
+        let (scope, comments) = match (state.full || grown, state.total.endpoints > LARGE) {
+            (true, true) => (Scope::Full, Comments::Large),
+            (true, false) => (Scope::Full, Comments::Full),
+            // A cluster that shrinks keeps its form until all is written again, so that it does not swing to and fro.
+            (false, _) => (Scope::Partial, state.comments),
+        };
+        let mut writer = Writer::new(comments);
+        let base = state.base(self.settings);
+        for table in [Table::Filter, Table::Nat] {
+            base.chains(table)
+                .into_iter()
+                .for_each(|name| writer.declare(table, &name));
+        }
+        for (service, entry) in &self.services {
+            if scope == Scope::Full || state.changed.contains(service) {
+                writer.service(&compile(service, &entry.program, state.view()));
+            } else {
+                writer.service(&compile_shared(service, &entry.program, state.view()));
+            }
+        }
+        for table in [Table::Filter, Table::Nat] {
+            writer.rules(table, &base.rules(table));
+        }
+        state.gone.iter().for_each(|name| writer.delete(name));
+        Some(Restore {
+            family,
+            scope,
+            text: writer.finish(),
+            rules: writer.counts,
+            deleted_chains: state.gone.len(),
+            comments,
+        })
+    }
+
+    /// A plan stands: nothing was wanted since it was made.
+    pub fn written(&mut self, restore: &Restore) {
+        let state = self.family_mut(restore.family);
+        state.full = false;
+        state.shared = false;
+        state.changed.clear();
+        state.gone.clear();
+        state.comments = restore.comments;
+    }
+
+    /// What is in the tables is not known any more: a restore failed, or somebody flushed them. The next plan is a full
+    /// one.
+    pub fn forget(&mut self, family: Family) {
+        self.family_mut(family).full = true;
+    }
+
+    /// Rules that a family has when all is written.
+    pub fn rules(&self, family: Family) -> RuleCounts {
+        let state = self.family(family);
+        let base = state.base(self.settings);
+        RuleCounts {
+            filter: state.total.rules.filter + base.rules(Table::Filter).len(),
+            nat: state.total.rules.nat + base.rules(Table::Nat).len(),
+        }
+    }
+
+    /// Sizes depend on more than programs.
+    fn measure(&mut self, family: Family) {
+        let state = match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        state.total = Size::default();
+        for (service, entry) in &mut self.services {
+            let new = size(&compile(service, &entry.program, state.view()));
+            state.total = state.total.plus(new);
+            match family {
+                Family::V4 => entry.v4 = new,
+                Family::V6 => entry.v6 = new,
+            }
+        }
+    }
+
+    fn family(&self, family: Family) -> &FamilyState {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    fn family_mut(&mut self, family: Family) -> &mut FamilyState {
+        self.parts(family).1
+    }
+
+    fn parts(&mut self, family: Family) -> (&BTreeMap<ObjectName, Entry>, &mut FamilyState) {
+        let state = match family {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        (&self.services, state)
+    }
+}
+
+impl FamilyState {
+    fn new(family: Family) -> Self {
+        Self {
+            family,
+            local: LocalTraffic::default(),
+            places: NodePortPlaces::EveryLocal { loopback: false },
+            full: true,
+            shared: false,
+            changed: BTreeSet::new(),
+            gone: BTreeSet::new(),
+            comments: Comments::Full,
+            total: Size::default(),
+        }
+    }
+
+    fn view(&self) -> View<'_> {
+        View {
+            family: self.family,
+            local: &self.local,
+            places: &self.places,
+        }
+    }
+
+    fn base(&self, settings: Settings) -> Base<'_> {
+        Base {
+            family: self.family,
+            mark: 1_u32.checked_shl(settings.masquerade_bit.into()).unwrap_or(0),
+            drop_invalid: settings.drop_invalid,
+            places: &self.places,
+        }
+    }
+
+    /// A program in place of another, of which this is known to be the size.
+    fn want(&mut self, service: &ObjectName, (before, less): (&Program, Size), now: &Program) -> Size {
+        let view = self.view();
+        let (before, now) = (compile(service, before, view), compile(service, now, view));
+        let more = size(&now);
+        self.total = self.total.minus(less).plus(more);
+        if (&before.filter, &before.nat) != (&now.filter, &now.nat) {
+            self.shared = true;
+        }
+        if before.chains != now.chains {
+            let names =
+                |rules: &ServiceRules| -> BTreeSet<ChainName> { rules.chains.iter().map(|chain| chain.name).collect() };
+            let (had, has) = (names(&before), names(&now));
+            self.gone.extend(had.difference(&has).map(ToString::to_string));
+            self.gone
+                .retain(|name| !has.iter().any(|chain| chain.to_string() == *name));
+            self.changed.insert(service.clone());
+        }
+        more
+    }
+}
+
+fn size(rules: &ServiceRules) -> Size {
+    let own: usize = rules.chains.iter().map(|chain| chain.rules.len()).sum();
+    let is_endpoint = |name: &ChainName| matches!(name, ChainName::Service(super::name::Prefix::Endpoint, _));
+    Size {
+        endpoints: rules.chains.iter().filter(|chain| is_endpoint(&chain.name)).count(),
+        rules: RuleCounts {
+            filter: rules.filter.len(),
+            nat: rules.nat.len() + own,
+        },
+    }
+}
+
+impl Size {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            endpoints: self.endpoints + other.endpoints,
+            rules: RuleCounts {
+                filter: self.rules.filter + other.rules.filter,
+                nat: self.rules.nat + other.rules.nat,
+            },
+        }
+    }
+
+    fn minus(self, other: Self) -> Self {
+        Self {
+            endpoints: self.endpoints.saturating_sub(other.endpoints),
+            rules: RuleCounts {
+                filter: self.rules.filter.saturating_sub(other.rules.filter),
+                nat: self.rules.nat.saturating_sub(other.rules.nat),
+            },
+        }
+    }
+}
+
+/// Names of the chains in a saved text, by table.
+fn chains_of(save: &str) -> BTreeMap<Table, BTreeSet<&str>> {
+    let mut tables: BTreeMap<Table, BTreeSet<&str>> = BTreeMap::new();
+    let mut table = None;
+    for line in save.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = match name {
+                "filter" => Some(Table::Filter),
+                "nat" => Some(Table::Nat),
+                _ => None,
+            };
+            if let Some(table) = table {
+                tables.entry(table).or_default();
+            }
+        } else if let (Some(table), Some(chain)) = (table, line.strip_prefix(':')) {
+            let name = chain.split(' ').next().unwrap_or_default();
+            tables.entry(table).or_default().insert(name);
+        }
+    }
+    tables
+}
