@@ -35,7 +35,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines. Needs neither root nor IPVS.
+    /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines; in the mode iptables the input of
+    /// `iptables-restore`, then that of `ip6tables-restore`. Needs neither root nor IPVS.
     Plan(Box<PlanArgs>),
     /// Remove all that kube-ipvs made on this node. Stop it first.
     ///
@@ -258,6 +259,9 @@ pub(crate) struct PlanArgs {
     /// Directory of YAML or JSON files with Services, EndpointSlices and Nodes.
     #[arg(long, value_name = "DIR")]
     pub(crate) manifests: PathBuf,
+    /// Proxy mode: ipvs (what "" means here, too) or iptables.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    pub(crate) proxy_mode: String,
     /// An address of the node's interfaces, for NodePorts; repeat or separate by commas. Default: the Node object's.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub(crate) node_ip: Vec<IpAddr>,

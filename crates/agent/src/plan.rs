@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use dataplane::iptables::{self, Restore, Tables};
 use dataplane::{DataPlane, Plan};
 use service_model::{Cluster, Event, Family, Rejection};
 
@@ -15,9 +16,12 @@ use crate::dry_run::DryRun;
 use crate::service_settings::{masquerade_bit, model_config, set_from_flags};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
-    let mut given = KubeProxyConfiguration::default();
+    let mut given = KubeProxyConfiguration {
+        mode: args.proxy_mode.clone(),
+        ..KubeProxyConfiguration::default()
+    };
     set_from_flags(&mut given, &args.service)?;
-    masquerade_bit(&given)?;
+    let bit = masquerade_bit(&given)?;
     let mut cluster = Cluster::new(model_config(&given)?);
     let events = api_watch::read_directory(&args.manifests)
         .with_context(|| format!("manifests {}", args.manifests.display()))?;
@@ -31,6 +35,22 @@ pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     };
     cluster.apply(Event::NodeAddresses(node_ips));
 
+    let rejections = match args.proxy_mode.as_str() {
+        "" | "ipvs" => plan_ipvs(args, &mut cluster)?,
+        "iptables" => plan_iptables(args, &mut cluster, bit)?,
+        other => bail!("unknown mode {other:?}, must be ipvs, iptables or blank"),
+    };
+    for rejection in &rejections {
+        eprintln!("rejected: {rejection}");
+    }
+    Ok(if rejections.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_REJECTED)
+    })
+}
+
+fn plan_ipvs(args: &PlanArgs, cluster: &mut Cluster) -> Result<BTreeSet<Rejection>> {
     let settings = dataplane::Settings {
         with_addresses: args.vip_addresses,
         ..dataplane::Settings::default()
@@ -46,14 +66,30 @@ pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
         rejections.extend(program.rejections);
     }
     print(&plane.plan(Instant::now()), &rejections, args.output).context("write the plan")?;
-    for rejection in &rejections {
-        eprintln!("rejected: {rejection}");
+    Ok(rejections)
+}
+
+fn plan_iptables(args: &PlanArgs, cluster: &mut Cluster, masquerade_bit: u8) -> Result<BTreeSet<Rejection>> {
+    let mut tables = Tables::new(iptables::Settings {
+        masquerade_bit,
+        ..iptables::Settings::default()
+    });
+    for family in [Family::V4, Family::V6] {
+        tables.want_local_traffic(family, cluster.local_traffic(family));
+        tables.want_node_ports(family, cluster.node_port_places(family));
     }
-    Ok(if rejections.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(EXIT_REJECTED)
-    })
+    let mut rejections = BTreeSet::new();
+    for service in cluster.take_touched() {
+        let program = cluster.program(&service);
+        tables.want(&service, &program);
+        rejections.extend(program.rejections);
+    }
+    let restores: Vec<_> = [Family::V4, Family::V6]
+        .into_iter()
+        .filter_map(|family| tables.plan(family))
+        .collect();
+    print_restores(&restores, &rejections, args.output).context("write the plan")?;
+    Ok(rejections)
 }
 
 fn print(plan: &Plan, rejections: &BTreeSet<Rejection>, output: Output) -> io::Result<()> {
@@ -66,19 +102,49 @@ fn print(plan: &Plan, rejections: &BTreeSet<Rejection>, output: Output) -> io::R
                 .iter()
                 .map(|op| serde_json::json!({ "phase": op.phase().to_string(), "object": op.key().to_string(), "op": op.to_string() }))
                 .collect();
-            let rejections: Vec<_> = rejections
-                .iter()
-                .map(|rejection| {
-                    serde_json::json!({
-                        "kind": rejection.kind.to_string(),
-                        "object": rejection.object.as_str(),
-                        "field": rejection.field,
-                        "reason": rejection.reason,
-                    })
-                })
-                .collect();
-            serde_json::to_writer_pretty(&mut out, &serde_json::json!({ "ops": ops, "rejections": rejections }))?;
-            writeln!(out)
+            print_json(&mut out, "ops", &ops, rejections)
         }
     }
+}
+
+fn print_restores(restores: &[Restore], rejections: &BTreeSet<Rejection>, output: Output) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let command = |family| match family {
+        Family::V4 => "iptables-restore --noflush",
+        Family::V6 => "ip6tables-restore --noflush",
+    };
+    match output {
+        // The comment is one for the command, too.
+        Output::Text => restores
+            .iter()
+            .try_for_each(|restore| write!(out, "# {}\n{}", command(restore.family), restore.text)),
+        Output::Json => {
+            let restores: Vec<_> = restores
+                .iter()
+                .map(|restore| serde_json::json!({ "command": command(restore.family), "input": restore.text }))
+                .collect();
+            print_json(&mut out, "restores", &restores, rejections)
+        }
+    }
+}
+
+fn print_json(
+    out: &mut impl Write,
+    what: &str,
+    plan: &[serde_json::Value],
+    rejections: &BTreeSet<Rejection>,
+) -> io::Result<()> {
+    let rejections: Vec<_> = rejections
+        .iter()
+        .map(|rejection| {
+            serde_json::json!({
+                "kind": rejection.kind.to_string(),
+                "object": rejection.object.as_str(),
+                "field": rejection.field,
+                "reason": rejection.reason,
+            })
+        })
+        .collect();
+    serde_json::to_writer_pretty(&mut *out, &serde_json::json!({ what: plan, "rejections": rejections }))?;
+    writeln!(out)
 }

@@ -2,7 +2,8 @@
 //!
 //! A folder holds `manifests/`, optionally `arguments` (more flags of `kube-ipvs plan`, one a line), and what is
 //! expected: `plan` (standard output, without the rules of the policy tables), `rules` (those; checked where the file
-//! is there), `rejected` (standard error; missing = none). `UPDATE=1` writes them anew.
+//! is there), `rejected` (standard error; missing = none), `iptables` (standard output in that mode; checked where the
+//! file is there). `UPDATE=1` writes them anew.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,7 +13,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 /// The JSON form has the same ops, in the same order.
 fn check_json(case: &Path) {
@@ -43,15 +44,20 @@ fn check_json(case: &Path) {
     );
 }
 
-fn check(case: &Path, update: bool) -> Vec<String> {
+fn run_plan(case: &Path, more: &[&str]) -> Output {
     let arguments = fs::read_to_string(case.join("arguments")).unwrap_or_default();
-    let output = Command::new(env!("CARGO_BIN_EXE_kube-ipvs"))
+    Command::new(env!("CARGO_BIN_EXE_kube-ipvs"))
         .args(["plan", "--hostname-override", "node-a", "--manifests"])
         .arg(case.join("manifests"))
         .args(arguments.lines())
+        .args(more)
         .env("RUST_LOG", "error")
         .output()
-        .unwrap();
+        .unwrap()
+}
+
+fn check(case: &Path, update: bool) -> Vec<String> {
+    let output = run_plan(case, &[]);
     let mut wrong = Vec::new();
     let is_rule = |line: &&str| {
         let words: Vec<_> = line.split(' ').collect();
@@ -64,9 +70,10 @@ fn check(case: &Path, update: bool) -> Vec<String> {
         ("plan", plan.concat()),
         ("rules", rules.concat()),
         ("rejected", text(&output.stderr)),
+        ("iptables", text(&run_plan(case, &["--proxy-mode=iptables"]).stdout)),
     ] {
         let path = case.join(file);
-        if file == "rules" && !path.exists() {
+        if ["rules", "iptables"].contains(&file) && !path.exists() {
             continue;
         }
         if update && found.is_empty() {

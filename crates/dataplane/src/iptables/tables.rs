@@ -379,3 +379,6 @@ fn chains_of(save: &str) -> BTreeMap<Table, BTreeSet<&str>> {
     }
     tables
 }
+
+#[cfg(test)]
+mod tests;
