@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use ipvs::{Vips, sysctl};
+use ipvs::{OldValues, Vips, sysctl};
 use testbed::load::{Client, Habit, Load, Protocol};
 
 use crate::kernel_state::{FOREIGN_PORT, differences, forget_drained, look, wipe};
@@ -34,7 +34,9 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     let node = scene.world.node.clone();
     node.run(|| {
         Vips::open()?.ensure_device()?;
-        for change in sysctl::ensure(&sysctl::required(false)) {
+        let old = tempfile::tempdir()?;
+        let ensured = sysctl::ensure(&sysctl::required(false), &OldValues::at(old.path().join("sysctls")));
+        for change in ensured.changed {
             change.result?;
         }
         let mut verdict = Verdict::default();

@@ -149,5 +149,6 @@ pub(crate) fn config() -> Result<Config> {
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: DetectLocal::ClusterCidr(cidrs),
+        capture: service_model::Capture::Bind,
     })
 }
