@@ -4,6 +4,7 @@
 //! without its virtual server or its rules would be answered by a daemon of the host.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Error, Result};
@@ -56,6 +57,21 @@ pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode> {
     })
 }
 
+/// What the IPVS mode, ours or kube-proxy's, left in the kernel, without rules of iptables and without sysctls: for the
+/// mode that serves in its place (L15). Returns what went.
+///
+/// # Errors
+/// The kernel cannot be asked, or something stays.
+pub(crate) fn remove_ipvs() -> Result<Vec<String>> {
+    let garbage = Garbage::of_ipvs(true, OldValues::at(PathBuf::new()))?;
+    let mut failures = Vec::new();
+    garbage.remove(&mut failures);
+    match failures.into_iter().next() {
+        Some(error) => Err(error),
+        None => Ok(garbage.lines()),
+    }
+}
+
 #[allow(clippy::print_stdout, reason = "the list is the interface")]
 fn print(lines: &[String]) -> Result<()> {
     let mut out = io::stdout().lock();
@@ -83,26 +99,39 @@ struct Garbage {
 }
 
 impl Garbage {
-    fn find(whose: Whose, old_sysctls: OldValues) -> Result<Self> {
-        let kube_proxy = whose == Whose::KubeProxy;
+    /// Of the kernel's own tables alone.
+    fn of_ipvs(kube_proxy: bool, old_sysctls: OldValues) -> Result<Self> {
         let mut snapshot = read()?;
         if !kube_proxy {
             snapshot.former_node_ports.clear();
         }
         let mut tables = Nftables::open()?.tables()?;
-        tables.retain(|table| table.name == rules::TABLE || kube_proxy && table.name == KUBE_PROXY_TABLE);
-        let mut garbage = Self {
+        tables.retain(|table| table.name == rules::TABLE);
+        Ok(Self {
             routes: snapshot.routes.iter().map(|ip| VipCommand::DelRoute(*ip)).collect(),
             device: Vips::open()?.has_device()?,
             virtual_servers: snapshot.ours().into_iter().map(Command::DelService).collect(),
             tables,
             rules: Vec::new(),
-            ipsets: if kube_proxy { removal::ipsets()? } else { Vec::new() },
-            sysctls: sysctl::restorable(&old_sysctls)?,
+            ipsets: Vec::new(),
+            sysctls: Vec::new(),
             old_sysctls,
             notes: Vec::new(),
             unseen: false,
-        };
+        })
+    }
+
+    fn find(whose: Whose, old_sysctls: OldValues) -> Result<Self> {
+        let kube_proxy = whose == Whose::KubeProxy;
+        let mut garbage = Self::of_ipvs(kube_proxy, old_sysctls)?;
+        if kube_proxy {
+            let theirs = Nftables::open()?.tables()?.into_iter();
+            garbage
+                .tables
+                .extend(theirs.filter(|table| table.name == KUBE_PROXY_TABLE));
+            garbage.ipsets = removal::ipsets()?;
+        }
+        garbage.sysctls = sysctl::restorable(&garbage.old_sysctls)?;
         match removal::look(whose)? {
             Some(found) => {
                 garbage.rules = found.changes;

@@ -7,9 +7,12 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipvs::OldValues;
 
 use crate::duration::GoDuration;
+use crate::mode::Fallback;
 
 /// Exit status for every error, as kube-proxy's.
 pub(crate) const EXIT_ERROR: u8 = 1;
+/// Exit status where IPVS cannot be used and `--fallback=none`.
+pub(crate) const EXIT_NO_IPVS: u8 = 3;
 /// Exit status of `plan` where some objects were rejected.
 pub(crate) const EXIT_REJECTED: u8 = 2;
 
@@ -23,7 +26,8 @@ pub(crate) const EXIT_REJECTED: u8 = 2;
     args_conflicts_with_subcommands = true,
     after_help = "\
 Exit status: 0 ended by SIGTERM or SIGINT, or did what was asked; 1 any error, printed as one chain; \
-2 `plan` printed a plan but some objects or fields were rejected (named on standard error).\n\n\
+2 `plan` printed a plan but some objects or fields were rejected (named on standard error); \
+3 the kernel lacks what the IPVS mode needs and --fallback=none.\n\n\
 An API server that cannot be reached is no error: the last state stays, a warning tells, and the connection is tried again."
 )]
 pub(crate) struct Cli {
@@ -64,7 +68,7 @@ pub(crate) struct DaemonArgs {
     /// URL of the API server; overrides the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
-    /// Proxy mode: ipvs (what "" means here, too).
+    /// Proxy mode: ipvs (what "" means here, too) or iptables.
     #[arg(long, value_name = "MODE")]
     pub(crate) proxy_mode: Option<String>,
     /// Between two audits of what the kernel holds; not less than --ipvs-min-sync-period; 0 = 30s.
@@ -146,6 +150,9 @@ pub(crate) struct OwnArgs {
     /// VIPs are addresses on kube-ipvs0 as well as local routes. false: routes only.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) vip_addresses: bool,
+    /// What is done where the kernel lacks what the IPVS mode needs: iptables = its mode, none = exit status 3.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
+    pub(crate) fallback: Fallback,
     /// How long a TCP endpoint that is gone may keep its connections before it is removed; 0 = as long as they live. A
     /// Service says otherwise by the annotation kube-ipvs.io/drain-timeout.
     #[arg(long, value_name = "DURATION", default_value = "15m")]

@@ -1,27 +1,31 @@
 //! The daemon: what is set up at start, which task and thread does what, and what ends it.
 
+use std::fs;
 use std::pin::pin;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
-use api_watch::{ApiConfig, ApiServer, EventSink, Patience};
+use api_watch::{ApiConfig, ApiServer, EventSink, EventType, ObjectEvent, Patience};
+use dataplane::iptables::{self, Installed, IptablesPlane, Programs, Saved};
 use dataplane::live::LiveKernel;
 use dataplane::rules;
-use dataplane::{DataPlane, Kernel};
-use ipvs::sysctl::{self, Ensured};
+use dataplane::{DataPlane, Kernel, KernelBroken, Plane, Snapshot};
+use ipvs::sysctl::{self, Ensured, Sysctl};
 use ipvs::{Ipvs, OldValues, Timeouts, VipMonitor};
 use nftables::Monitor;
 use rustix::thread::CapabilitySet;
-use service_model::Event;
+use service_model::{Capture, Event, Family, Kind, ObjectName};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
 
 use crate::bridge;
+use crate::cleanup;
 use crate::cli::DaemonArgs;
 use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::listeners::{self, Listeners};
+use crate::mode::{Choice, Mode};
 use crate::settings::{IpvsTimeouts, Settings, Source};
 use crate::sync::{Channels, Periods, Sync};
 
@@ -34,25 +38,47 @@ const CHANNEL: usize = 1024;
 /// Bad settings, a kernel that lacks something, or a task that must run and ended.
 pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     let settings = Settings::new(args)?;
-    info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = "ipvs", "starting");
-    bridge::warn_where_replies_pass_by(&settings.model.detect_local);
+    let requested = settings.mode;
+    info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = %requested, "starting");
     if settings.dry_run {
-        serve(settings, |_| {
-            let kernel = open_to_read()
-                .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
-                .ok();
-            Ok((DryRun::over(kernel), None))
-        })
-    } else {
-        serve(settings, open_to_write)
+        return match requested {
+            Mode::Ipvs => serve(settings, None, |settings| {
+                let kernel = open_to_read()
+                    .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
+                    .ok();
+                Ok((DataPlane::new(DryRun::over(kernel), data_plane(settings)), None))
+            }),
+            Mode::Iptables => {
+                bail!("--dry-run is of the mode ipvs; `kube-ipvs plan --proxy-mode=iptables` prints rules")
+            }
+        };
+    }
+    require_net_admin()?;
+    let choice = Choice::make(requested, settings.model.scheduler, settings.fallback)?;
+    match choice.effective {
+        Mode::Ipvs => serve(settings, Some(choice), open_ipvs),
+        Mode::Iptables => {
+            let mut settings = settings;
+            settings.model.capture = settings.redirect;
+            serve(settings, Some(choice), open_iptables)
+        }
+    }
+}
+
+fn data_plane(settings: &Settings) -> dataplane::Settings {
+    dataplane::Settings {
+        with_addresses: settings.vip_addresses,
+        masquerade_bit: settings.masquerade_bit,
+        drain_timeout: settings.drain_timeout,
     }
 }
 
 /// Sources first, the kernel after: bad input must leave the node as it was.
-/// `open` gives the kernel, and who listens to what others do to it.
-fn serve<K: Kernel + Send + 'static>(
+/// `open` gives the data plane, and who listens to what others do to it. Nothing was chosen = nothing is written.
+fn serve<P: Plane + Send + 'static>(
     settings: Settings,
-    open: impl FnOnce(&Settings) -> Result<(K, Option<Listeners>)>,
+    choice: Option<Choice>,
+    open: impl FnOnce(&Settings) -> Result<(P, Option<Listeners<P::Picture>>)>,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -63,17 +89,12 @@ fn serve<K: Kernel + Send + 'static>(
         let node_name = settings.model.node_name.to_string();
         let (other_nodes, wanted) = watch::channel(false);
         let (sink, source) = start_source(&settings.source, node_name, events.clone(), wanted).await?;
-        let (kernel, listeners) = open(&settings)?;
+        if let Some(choice) = &choice {
+            tell_fallback(choice, &settings, &sink);
+        }
+        let (plane, listeners) = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
 
-        let plane = DataPlane::new(
-            kernel,
-            dataplane::Settings {
-                with_addresses: settings.vip_addresses,
-                masquerade_bit: settings.masquerade_bit,
-                drain_timeout: settings.drain_timeout,
-            },
-        );
         let (heard, listener_ended) = listeners::start(listeners)?;
         let mut listener_ended = pin!(listener_ended);
         let (serving, served) = oneshot::channel();
@@ -88,10 +109,15 @@ fn serve<K: Kernel + Send + 'static>(
             min_sync: settings.min_sync_period,
             sync: settings.sync_period,
         };
-        if !settings.dry_run {
-            let (mode, bit) = (settings.forward_accept, settings.masquerade_bit);
-            // Not before: until then kube-proxy's rules may be what carries traffic (L15).
-            tokio::spawn(async move { served.await.map(|()| host_rules::start_removal(mode, bit)) });
+        if let Some(choice) = choice {
+            let (forward, bit) = (settings.forward_accept, settings.masquerade_bit);
+            // Not before: until then the other mode's rules, or kube-proxy's, may be what carries traffic (L15).
+            tokio::spawn(async move {
+                served.await.map(|()| match choice.effective {
+                    Mode::Ipvs => host_rules::start_removal(forward, bit),
+                    Mode::Iptables => leave_ipvs(),
+                })
+            });
         }
         let sync = Sync::new(settings.model, plane, channels, periods);
         let (ended, sync_ended) = oneshot::channel();
@@ -180,22 +206,88 @@ fn open_to_read() -> Result<LiveKernel> {
 }
 
 /// Sets up what IPVS needs (reference: kube-proxy's start in IPVS mode) and opens the sockets that write.
-fn open_to_write(settings: &Settings) -> Result<(LiveKernel, Option<Listeners>)> {
-    require_net_admin()?;
+fn open_ipvs(settings: &Settings) -> Result<(DataPlane<LiveKernel>, Option<Listeners<Snapshot>>)> {
+    bridge::warn_where_replies_pass_by(&settings.model.detect_local);
     let mut kernel = open_to_read()?;
     kernel
         .vips()
         .ensure_device()
         .context("make the dummy device kube-ipvs0")?;
-    set_sysctls(settings.strict_arp, &settings.old_sysctls)?;
+    set_sysctls(&sysctl::required(settings.strict_arp), &settings.old_sysctls)?;
     set_timeouts(kernel.ipvs(), settings.timeouts)?;
     host_rules::start(settings.forward_accept, settings.masquerade_bit);
+    let mut reader = open_to_read()?;
     let listeners = Listeners {
-        tables: Monitor::open(rules::TABLE, kernel.tables_port())?,
-        vips: VipMonitor::open()?,
-        reader: open_to_read()?,
+        monitors: Some((Monitor::open(rules::TABLE, kernel.tables_port())?, VipMonitor::open()?)),
+        reader: Box::new(move || reader.read()),
     };
-    Ok((kernel, Some(listeners)))
+    Ok((DataPlane::new(kernel, data_plane(settings)), Some(listeners)))
+}
+
+/// The fallback: the node's iptables, of the implementation that its other agents use.
+fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Option<Listeners<Saved>>)> {
+    let programs = Installed::find().map_err(|error| anyhow!("the iptables mode cannot be used: {error}"))?;
+    info!(variant = programs.variant().as_str(), "rules are written with iptables");
+    if matches!(
+        settings.redirect,
+        Capture::Redirect {
+            localhost_node_ports: true
+        }
+    ) {
+        // Where it cannot be set NodePorts do not answer on 127.0.0.1, and everything else does.
+        if let Err(error) = set_sysctls(&[sysctl::ROUTE_LOCALNET], &settings.old_sysctls) {
+            warn!(error = format!("{error:#}"), "NodePorts do not answer on 127.0.0.1");
+        }
+    }
+    let liberal = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal");
+    let rules = iptables::Settings {
+        masquerade_bit: settings.masquerade_bit,
+        drop_invalid: liberal.map_or(true, |text| text.trim() == "0"),
+    };
+    let mut reader = programs;
+    let read = move || {
+        let mut save = |family| {
+            reader.save(family).map_err(|error| KernelBroken {
+                operation: "read the rules",
+                source: error.into(),
+            })
+        };
+        Ok([save(Family::V4)?, save(Family::V6)?])
+    };
+    let listeners = Listeners {
+        monitors: None,
+        reader: Box::new(read),
+    };
+    Ok((IptablesPlane::new(programs, rules), Some(listeners)))
+}
+
+/// Where an operator looks: an event on the Node, beside the warning in the log (L14).
+fn tell_fallback(choice: &Choice, settings: &Settings, sink: &EventSink) {
+    if let Some(reason) = &choice.reason {
+        sink.send(ObjectEvent {
+            kind: Kind::Node,
+            object: ObjectName::cluster_scoped(&settings.model.node_name),
+            event_type: EventType::Warning,
+            reason: "FallbackToIptables",
+            action: "ChooseMode",
+            note: format!(
+                "mode {} was asked for, {} is used: {reason}",
+                choice.requested, choice.effective
+            ),
+        });
+    }
+}
+
+/// What a mode before this one left: VIPs on `kube-ipvs0` would go on capturing their traffic.
+fn leave_ipvs() {
+    match cleanup::remove_ipvs() {
+        Ok(lines) if lines.is_empty() => {}
+        Ok(lines) => info!(objects = lines.len(), "what the IPVS mode left is removed"),
+        Err(error) => warn!(
+            error = format!("{error:#}"),
+            "what the IPVS mode left is not removed: kube-ipvs cleanup tells more"
+        ),
+    }
 }
 
 fn require_ipvs() -> Result<()> {
@@ -219,8 +311,8 @@ pub(crate) fn require_net_admin() -> Result<()> {
 }
 
 /// A value that cannot be set ends the start, as kube-proxy's does; one that is right already needs no right to write.
-fn set_sysctls(strict_arp: bool, old: &OldValues) -> Result<()> {
-    let Ensured { changed, kept } = sysctl::ensure(&sysctl::required(strict_arp), old);
+fn set_sysctls(wanted: &[Sysctl], old: &OldValues) -> Result<()> {
+    let Ensured { changed, kept } = sysctl::ensure(wanted, old);
     if let Err(error) = kept {
         warn!(
             error = format!("{:#}", anyhow::Error::from(error)),

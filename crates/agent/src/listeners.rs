@@ -6,8 +6,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use dataplane::live::LiveKernel;
-use dataplane::{Kernel, Snapshot};
+use dataplane::KernelBroken;
+use dataplane::kernel::chain;
 use ipvs::{Gone, VipMonitor};
 use nftables::Monitor;
 use tokio::sync::{mpsc, oneshot};
@@ -23,24 +23,27 @@ pub(crate) enum Disturbance {
 }
 
 /// What the audit found.
-pub(crate) struct Look {
+pub(crate) struct Look<P> {
     /// What the kernel held while it looked; `None` where it could not be read.
-    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) picture: Option<P>,
     /// How long that took.
     pub(crate) took: Duration,
 }
 
 /// What listens on a kernel that is written.
-pub(crate) struct Listeners {
-    pub(crate) tables: Monitor,
-    pub(crate) vips: VipMonitor,
-    pub(crate) reader: LiveKernel,
+pub(crate) struct Listeners<P> {
+    /// Of the IPVS mode alone.
+    pub(crate) monitors: Option<(Monitor, VipMonitor)>,
+    pub(crate) reader: Reader<P>,
 }
 
+/// Reads everything that the audit compares.
+pub(crate) type Reader<P> = Box<dyn FnMut() -> Result<P, KernelBroken> + Send>;
+
 /// What the sync thread hears of them, and asks.
-pub(crate) struct Heard {
+pub(crate) struct Heard<P> {
     pub(crate) disturbances: mpsc::Receiver<Disturbance>,
-    pub(crate) looks: mpsc::Receiver<Look>,
+    pub(crate) looks: mpsc::Receiver<Look<P>>,
     /// Asks for a look; `None` = nobody looks.
     pub(crate) ask: Option<Sender<()>>,
 }
@@ -50,7 +53,9 @@ pub(crate) struct Heard {
 const CHANNEL: usize = 256;
 
 /// Starts the threads; what is returned beside ends when one of them does, and never without any.
-pub(crate) fn start(listeners: Option<Listeners>) -> Result<(Heard, impl Future<Output = anyhow::Error>)> {
+pub(crate) fn start<P: Send + 'static>(
+    listeners: Option<Listeners<P>>,
+) -> Result<(Heard<P>, impl Future<Output = anyhow::Error>)> {
     let (disturbed, disturbances) = mpsc::channel(CHANNEL);
     let (looked, looks) = mpsc::channel(1);
     let (ended, end) = oneshot::channel();
@@ -64,24 +69,27 @@ pub(crate) fn start(listeners: Option<Listeners>) -> Result<(Heard, impl Future<
         let (ask, asked) = requests::channel();
         heard.ask = Some(ask);
         let (ends, mut first) = mpsc::channel(3);
-        let tell = disturbed.clone();
-        run("policy-monitor", ends.clone(), move || {
-            loop {
-                listeners.tables.wait()?;
-                tell.blocking_send(Disturbance::Tables)?;
-            }
-        })?;
-        run("vip-monitor", ends.clone(), move || {
-            loop {
-                for gone in listeners.vips.wait()? {
-                    disturbed.blocking_send(Disturbance::Vips(gone))?;
+        if let Some((mut tables, mut vips)) = listeners.monitors {
+            let tell = disturbed.clone();
+            run("policy-monitor", ends.clone(), move || {
+                loop {
+                    tables.wait()?;
+                    tell.blocking_send(Disturbance::Tables)?;
                 }
-            }
-        })?;
+            })?;
+            run("vip-monitor", ends.clone(), move || {
+                loop {
+                    for gone in vips.wait()? {
+                        disturbed.blocking_send(Disturbance::Vips(gone))?;
+                    }
+                }
+            })?;
+        }
         run("audit", ends, move || {
             loop {
                 asked.recv()?;
-                looked.blocking_send(look(&mut listeners.reader))?;
+                let told = looked.blocking_send(look(&mut listeners.reader));
+                told.map_err(|_| anyhow!("nobody hears it"))?;
             }
         })?;
         tokio::spawn(async move {
@@ -99,14 +107,13 @@ pub(crate) fn start(listeners: Option<Listeners>) -> Result<(Heard, impl Future<
     Ok((heard, end))
 }
 
-fn look(reader: &mut LiveKernel) -> Look {
+fn look<P>(reader: &mut Reader<P>) -> Look<P> {
     let start = Instant::now();
-    let snapshot = reader
-        .read()
-        .inspect_err(|error| warn!(%error, "the audit cannot read the kernel"))
+    let picture = reader()
+        .inspect_err(|error| warn!(error = chain(error), "the audit cannot read the kernel"))
         .ok();
     Look {
-        snapshot,
+        picture,
         took: start.elapsed(),
     }
 }

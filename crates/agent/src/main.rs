@@ -14,6 +14,7 @@ mod duration;
 mod feature_gate;
 mod host_rules;
 mod listeners;
+mod mode;
 mod node_name;
 mod plan;
 mod service_settings;
@@ -26,7 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, EXIT_ERROR, LogArgs, LogFormat};
+use crate::cli::{Cli, Command, EXIT_ERROR, EXIT_NO_IPVS, LogArgs, LogFormat};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -68,7 +69,11 @@ fn main() -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         eprintln!("kube-ipvs: {error:#}");
-        ExitCode::from(EXIT_ERROR)
+        ExitCode::from(if error.is::<mode::NoIpvs>() {
+            EXIT_NO_IPVS
+        } else {
+            EXIT_ERROR
+        })
     })
 }
 

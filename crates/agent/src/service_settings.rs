@@ -57,10 +57,15 @@ pub(crate) fn model_config(given: &KubeProxyConfiguration) -> Result<Config> {
 
 fn capture(given: &KubeProxyConfiguration) -> Capture {
     match given.mode.as_str() {
-        "iptables" => Capture::Redirect {
-            localhost_node_ports: given.iptables.localhost_node_ports.unwrap_or(true),
-        },
+        "iptables" => redirect(given),
         _ => Capture::Bind,
+    }
+}
+
+/// How the iptables mode gets hold of what is sent to a service.
+pub(crate) fn redirect(given: &KubeProxyConfiguration) -> Capture {
+    Capture::Redirect {
+        localhost_node_ports: given.iptables.localhost_node_ports.unwrap_or(true),
     }
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use ipvs::OldValues;
-use service_model::{Config, DetectLocal};
+use service_model::{Capture, Config, DetectLocal};
 use tracing::warn;
 
 use crate::cli::{DaemonArgs, ForwardAccept};
 use crate::config::{self, KubeProxyConfiguration};
 use crate::duration::GoDuration;
-use crate::service_settings::{masquerade_bit, model_config, set_from_flags};
+use crate::mode::{Fallback, Mode};
+use crate::service_settings::{masquerade_bit, model_config, redirect, set_from_flags};
 
 /// Default of `ipvs.syncPeriod`.
 const SYNC_PERIOD: Duration = Duration::from_secs(30);
@@ -22,6 +23,10 @@ const SYNC_PERIOD: Duration = Duration::from_secs(30);
 pub(crate) struct Settings {
     pub(crate) source: Source,
     pub(crate) model: Config,
+    pub(crate) mode: Mode,
+    pub(crate) fallback: Fallback,
+    /// What the model is told in the iptables mode.
+    pub(crate) redirect: Capture,
     /// Bit of the packet mark that stands for masquerading.
     pub(crate) masquerade_bit: u8,
     pub(crate) min_sync_period: Duration,
@@ -65,16 +70,12 @@ impl Settings {
         if let Some(name) = args.service.hostname_override.as_deref().and_then(some_text) {
             name.clone_into(&mut given.hostname_override);
         }
-        match given.mode.as_str() {
-            "" | "ipvs" => {}
-            "iptables" | "nftables" => {
-                bail!(
-                    "mode {:?} is not built into this version, which runs ipvs only",
-                    given.mode
-                )
-            }
+        let mode = match given.mode.as_str() {
+            "" | "ipvs" => Mode::Ipvs,
+            "iptables" => Mode::Iptables,
+            "nftables" => bail!("mode \"nftables\" is not of this program, which runs ipvs or iptables"),
             other => bail!("unknown mode {other:?}, must be ipvs, iptables, nftables or blank"),
-        }
+        };
         if !given.ipvs.exclude_cidrs.is_empty() {
             for cidr in &given.ipvs.exclude_cidrs {
                 cidr.parse::<IpNet>()
@@ -106,6 +107,9 @@ impl Settings {
         Ok(Self {
             source,
             model,
+            mode,
+            fallback: args.own.fallback,
+            redirect: redirect(&given),
             masquerade_bit: masquerade_bit(&given)?,
             min_sync_period: given.ipvs.min_sync_period.0,
             sync_period,
@@ -217,7 +221,7 @@ mod tests {
             assert!(error.contains(expect), "{error}");
         };
         check("--proxy-mode=userspace", "unknown mode");
-        check("--proxy-mode=iptables", "not built");
+        check("--proxy-mode=nftables", "not of this program");
         check("--ipvs-min-sync-period=soon", "invalid duration");
         check("--kubeconfig=x", "cannot be used with");
     }

@@ -9,9 +9,8 @@ use anyhow::Result;
 use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
 use dataplane::kernel::chain;
-use dataplane::plan::Key;
-use dataplane::{DataPlane, Drift, Kernel, KernelBroken, Phase};
-use ipvs::Gone;
+use dataplane::plane::Sizes;
+use dataplane::{Drift, KernelBroken, Phase, Plane};
 use rustc_hash::FxHashMap;
 use service_model::{Cluster, Config, Event, Family, Kind, ObjectName, Rejection};
 use tokio::sync::mpsc::Receiver;
@@ -33,21 +32,21 @@ const DISTURBED_SETTLE: Duration = Duration::from_millis(20);
 
 /// What wakes the thread.
 #[allow(clippy::large_enum_variant, reason = "one at a time, and never kept")]
-enum Input {
+enum Input<P> {
     /// Something in the cluster, or in this node's addresses, changed.
     Event(Event),
     /// Somebody changed what we programmed.
     Disturbance(Disturbance),
     /// The audit has looked.
-    Look(Look),
+    Look(Look<P>),
     /// It is time.
     Nothing,
 }
 
 /// What the thread hears, and whom it tells.
-pub(crate) struct Channels {
+pub(crate) struct Channels<P> {
     pub(crate) events: Receiver<Event>,
-    pub(crate) heard: Heard,
+    pub(crate) heard: Heard<P>,
     pub(crate) sink: EventSink,
     /// Whether other nodes are to be followed (T18).
     pub(crate) other_nodes: watch::Sender<bool>,
@@ -79,11 +78,11 @@ enum Audit {
 const AUDIT_SHARE: u32 = 33;
 
 /// The thread's state.
-pub(crate) struct Sync<K> {
+pub(crate) struct Sync<P: Plane> {
     cluster: Cluster,
-    plane: DataPlane<K>,
+    plane: P,
     events: Receiver<Event>,
-    heard: Heard,
+    heard: Heard<P::Picture>,
     sink: EventSink,
     other_nodes: watch::Sender<bool>,
     periods: Periods,
@@ -107,8 +106,8 @@ pub(crate) struct Sync<K> {
     rejections: FxHashMap<ObjectName, Vec<Rejection>>,
 }
 
-impl<K: Kernel> Sync<K> {
-    pub(crate) fn new(config: Config, plane: DataPlane<K>, channels: Channels, periods: Periods) -> Self {
+impl<P: Plane> Sync<P> {
+    pub(crate) fn new(config: Config, plane: P, channels: Channels<P::Picture>, periods: Periods) -> Self {
         let now = Instant::now();
         let Channels {
             events,
@@ -178,7 +177,7 @@ impl<K: Kernel> Sync<K> {
     }
 
     /// `None` at the end of the events.
-    async fn input(&mut self) -> Option<Input> {
+    async fn input(&mut self) -> Option<Input<P::Picture>> {
         tokio::select! {
             biased;
             event = self.events.recv() => event.map(Input::Event),
@@ -190,12 +189,10 @@ impl<K: Kernel> Sync<K> {
     /// Somebody else changed what we programmed: what the kernel has is read again, and what is missing written. Who does
     /// so all the time must not keep this thread busy.
     fn disturbed(&mut self, what: Disturbance, now: Instant) {
-        let ledger = self.plane.ledger();
         let others = match what {
-            Disturbance::Tables | Disturbance::Vips(Gone::Device | Gone::Unknown) => true,
+            Disturbance::Tables => true,
             // What we remove ourselves is told as well.
-            Disturbance::Vips(Gone::Route(ip)) => ledger.has_vip(&Key::Route(ip)),
-            Disturbance::Vips(Gone::Address(ip)) => ledger.has_vip(&Key::Address(ip)),
+            Disturbance::Vips(gone) => self.plane.misses(gone),
         };
         // One transaction is told in several pieces: counted once, and looked at when it is over.
         if self.must_adopt || !others {
@@ -217,12 +214,12 @@ impl<K: Kernel> Sync<K> {
     }
 
     /// What the audit saw goes into the ledger; what is to be repaired is written with the next commit.
-    fn looked(&mut self, look: Look, now: Instant) {
+    fn looked(&mut self, look: Look<P::Picture>, now: Instant) {
         let taken = self.audit == Audit::Looking(true);
         self.audit = Audit::At(now + self.periods.sync.max(look.took * AUDIT_SHARE));
         debug!(microseconds = look.took.as_micros(), "audit");
-        if let (Some(snapshot), true) = (look.snapshot, taken) {
-            let drift = self.plane.audited(&snapshot);
+        if let (Some(picture), true) = (look.picture, taken) {
+            let drift = self.plane.audited(&picture);
             debug!(microseconds = now.elapsed().as_micros(), "audit compared");
             self.tell_drift(drift);
             self.must_repair |= !drift.is_empty();
@@ -258,16 +255,16 @@ impl<K: Kernel> Sync<K> {
         let node = (!self.serving)
             .then_some(self.started + NODE_PATIENCE)
             .filter(|at| *at > now);
-        let background = (self.serving && !self.must_adopt && self.plane.has_addresses_to_add(now)).then_some(now);
+        let background = (self.serving && !self.must_adopt && self.plane.has_background(now)).then_some(now);
         let staged = (self.serving && self.is_due()).then_some(self.not_before);
         let retry = self
             .serving
-            .then(|| self.plane.ledger().next_retry())
+            .then(|| self.plane.next_retry())
             .flatten()
             .map(|at| at.max(self.not_before));
         let look = self
             .serving
-            .then(|| self.plane.ledger().next_look())
+            .then(|| self.plane.next_look())
             .flatten()
             .map(|at| at.max(self.not_before));
         let audit = match self.audit {
@@ -310,13 +307,9 @@ impl<K: Kernel> Sync<K> {
         }
         self.begin_audit(now);
         let mut due = self.is_due();
-        let retry = self.plane.ledger().next_retry().is_some_and(|at| at <= now);
-        let look = !self.must_adopt && self.plane.ledger().next_look().is_some_and(|at| at <= now);
-        let looked = if look {
-            self.plane.look_at_drains(now)
-        } else {
-            Ok(false)
-        };
+        let retry = self.plane.next_retry().is_some_and(|at| at <= now);
+        let look = !self.must_adopt && self.plane.next_look().is_some_and(|at| at <= now);
+        let looked = if look { self.plane.look(now) } else { Ok(false) };
         due |= *looked.as_ref().unwrap_or(&false);
         let written = if let Err(broken) = looked {
             Err(broken)
@@ -324,9 +317,7 @@ impl<K: Kernel> Sync<K> {
             self.not_before = now + self.periods.min_sync;
             self.commit(now)
         } else {
-            self.plane
-                .commit_addresses(now)
-                .map(|report| self.tell_addresses(&report))
+            self.plane.background(now).map(|report| self.tell_addresses(&report))
         };
         if let Err(broken) = written {
             error!(error = chain(&broken), "the way to the kernel broke, reading it again");
@@ -351,6 +342,8 @@ impl<K: Kernel> Sync<K> {
         for family in [Family::V4, Family::V6] {
             self.plane
                 .want_local_traffic(family, self.cluster.local_traffic(family));
+            self.plane
+                .want_node_ports(family, self.cluster.node_port_places(family));
         }
         for service in &touched {
             let program = self.cluster.program(service);
@@ -375,7 +368,11 @@ impl<K: Kernel> Sync<K> {
             if self.cluster.wants_other_nodes() && !self.cluster.knows_other_nodes() {
                 warn!("the list of Nodes has not come, load-balancer and external IPs wait for it");
             }
-            let (virtual_servers, real_servers, vips) = self.plane.ledger().counts();
+            let Sizes {
+                virtual_servers,
+                real_servers,
+                vips,
+            } = self.plane.sizes();
             let seconds = self.started.elapsed().as_secs_f64();
             info!(
                 virtual_servers,
@@ -412,7 +409,7 @@ impl<K: Kernel> Sync<K> {
                 virtual_servers_out = count(Phase::VirtualServersOut),
                 policies_out = count(Phase::PoliciesOut),
                 flows = count(Phase::Flows),
-                draining = self.plane.ledger().draining(),
+                draining = self.plane.draining(),
                 refused = report.refused.len(),
                 microseconds = took.as_micros(),
                 "commit"
@@ -421,7 +418,7 @@ impl<K: Kernel> Sync<K> {
         self.tell_refused(report);
         for (server, scheduler) in &report.fallen_back {
             warn!(%server, %scheduler, "the kernel lacks this scheduler, rr is used");
-            if let Some(service) = self.plane.ledger().owner(server) {
+            if let Some(service) = self.plane.owner(server) {
                 let note = format!("{server}: this node's kernel lacks the scheduler {scheduler}, rr is used");
                 self.warn_about(service, "FailedToProgram", "Program", note);
             }
@@ -438,11 +435,7 @@ impl<K: Kernel> Sync<K> {
     fn tell_refused(&self, report: &Report) {
         for (op, refusal) in &report.refused {
             warn!(op = %op, error = %refusal, "the kernel refused an op, it will be tried again");
-            if let Some(service) = op
-                .key()
-                .virtual_server()
-                .and_then(|server| self.plane.ledger().owner(&server))
-            {
+            if let Some(service) = op.key().virtual_server().and_then(|server| self.plane.owner(&server)) {
                 self.warn_about(service, "FailedToProgram", "Program", format!("{op}: {refusal}"));
             }
         }

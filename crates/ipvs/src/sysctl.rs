@@ -49,6 +49,12 @@ pub struct Restorable {
     pub old: String,
 }
 
+/// Lets NodePorts of the iptables mode answer on 127.0.0.1 (`iptables.localhostNodePorts`, T17).
+pub const ROUTE_LOCALNET: Sysctl = Sysctl {
+    name: "net/ipv4/conf/all/route_localnet",
+    value: "1",
+};
+
 /// What kube-proxy sets in IPVS mode, on the kernels that we support. `conn_reuse_mode` is not among it: kube-proxy
 /// clears it below 5.9 only, where reuse of a port broke connections (k/k#93297, fixed by 35dfb013149f), and we support
 /// 5.10 and newer. IPv6 forwarding is left alone, as kube-proxy does: it is the network plugin's.

@@ -1,4 +1,4 @@
-//! The fallback's data plane, pure: programs in, the text of `iptables-restore --noflush` out, one for each family.
+//! The fallback's data plane: programs in, the text of `iptables-restore --noflush` out, one for each family.
 //!
 //! The chains, their names and their rules are those of kube-proxy's iptables mode, since other agents look for them;
 //! `tests/iptables_golden.rs` compares them with the real one's, and its table names every difference with the decision
@@ -8,16 +8,20 @@
 //! the services: fixed rules, jumps), [`compile`] (a program → its rules and chains), [`tables`] (the ledger: wanted
 //! programs, what is not written yet, plans), [`restore`] (their text).
 //!
-//! Executes nothing and reads nothing: who does, hands over what `iptables-save` said and says what was written.
+//! All of this executes nothing and reads nothing. [`programs`] does, and [`plane`] puts both together.
 
 pub mod base;
 pub mod chain;
 pub mod compile;
 pub mod name;
+pub mod plane;
+pub mod programs;
 pub mod restore;
 pub mod rule;
 pub mod tables;
 
 pub use base::{Jump, jumps};
+pub use plane::{IptablesPlane, Saved};
+pub use programs::{Installed, Programs};
 pub use restore::{Restore, RuleCounts, Scope};
 pub use tables::{Found, Settings, Tables};

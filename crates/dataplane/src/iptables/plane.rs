@@ -1,0 +1,241 @@
+//! The fallback as a data plane: its tables, the programs that read and write them, and the flows of UDP.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use conntrack::{Conntrack, Filter, Flow};
+use ipvs::Gone;
+use service_model::{Family, Frontend, LocalTraffic, NodePortPlaces, ObjectName, Program, Protocol};
+
+use super::base::jumps;
+use super::programs::{Programs, count_rules};
+use super::restore::Scope;
+use super::tables::{Settings, Tables};
+use crate::adoption::Drift;
+use crate::commit::Report;
+use crate::kernel::KernelBroken;
+use crate::plan::Phase;
+use crate::plane::{Plane, Sizes};
+
+/// What `iptables-save` and `ip6tables-save` said.
+pub type Saved = [String; 2];
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
+/// UDP places of a service, and who may answer there.
+type Places = BTreeMap<SocketAddr, Vec<SocketAddr>>;
+
+/// Rules wanted and written, over the node's programs.
+#[derive(Debug)]
+pub struct IptablesPlane<P> {
+    tables: Tables,
+    programs: P,
+    /// Nobody else ends flows of UDP (L8); none where the kernel has no way.
+    conntrack: Option<Conntrack>,
+    udp: BTreeMap<ObjectName, Places>,
+    /// Places whose flows are to be looked at, with those who may answer.
+    flows: Places,
+    /// Something was written since somebody began to look.
+    written: bool,
+}
+
+impl<P: Programs> IptablesPlane<P> {
+    /// Over tables of which nothing is known yet.
+    pub fn new(programs: P, settings: Settings) -> Self {
+        Self {
+            tables: Tables::new(settings),
+            programs,
+            conntrack: Conntrack::open().ok(),
+            udp: BTreeMap::new(),
+            flows: Places::new(),
+            written: false,
+        }
+    }
+
+    fn take_in(&mut self, family: Family, saved: &str) -> Drift {
+        let found = self.tables.found(family, saved);
+        let rules = self.tables.rules(family);
+        // What others put into our chains, or took out of them, is no chain that is missing.
+        let counts = count_rules(saved);
+        let differ = self.tables.plan(family).is_none() && counts != [rules.filter, rules.nat];
+        if differ {
+            self.tables.forget(family);
+        }
+        Drift {
+            tables: usize::from(found.missing > 0 || differ),
+            ..Drift::default()
+        }
+    }
+
+    fn write(&mut self, family: Family, report: &mut Report) -> Result<(), String> {
+        let Some(restore) = self.tables.plan(family) else {
+            return Ok(());
+        };
+        self.written = true;
+        if let Err(error) = self.programs.restore(family, &restore.text) {
+            self.tables.forget(family);
+            return Err(error);
+        }
+        if restore.scope == Scope::Full {
+            for jump in jumps() {
+                // The kubelet's chain is not ours to lead to where we did not write it.
+                let there = restore.text.contains(&format!(":{} ", jump.to));
+                if there && let Err(error) = self.programs.ensure_jump(family, &jump) {
+                    self.tables.forget(family);
+                    return Err(error);
+                }
+            }
+        }
+        self.tables.written(&restore);
+        report.done.push((
+            Phase::Policies,
+            restore.rules.filter + restore.rules.nat + restore.deleted_chains,
+        ));
+        Ok(())
+    }
+
+    fn end_flows(&mut self) {
+        let places = std::mem::take(&mut self.flows);
+        let (Some(conntrack), false) = (&mut self.conntrack, places.is_empty()) else {
+            return;
+        };
+        let stale = |flow: &Flow| {
+            let to = flow.original.destination;
+            // A NodePort is at any address of the node.
+            let any = match to {
+                SocketAddr::V4(_) => SocketAddr::new([0; 4].into(), to.port()),
+                SocketAddr::V6(_) => SocketAddr::new([0_u16; 8].into(), to.port()),
+            };
+            let keep = places.get(&to).or_else(|| places.get(&any));
+            keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
+        };
+        for family in [conntrack::Family::V4, conntrack::Family::V6] {
+            let error = conntrack.delete_where(&Filter::udp(family), stale).err();
+            if let Some(error) = error {
+                tracing::warn!(%error, "flows of UDP could not be ended");
+            }
+        }
+    }
+}
+
+impl<P: Programs> Plane for IptablesPlane<P> {
+    type Picture = Saved;
+
+    fn want_local_traffic(&mut self, family: Family, local: LocalTraffic) {
+        self.tables.want_local_traffic(family, local);
+    }
+
+    fn want_node_ports(&mut self, family: Family, places: NodePortPlaces) {
+        self.tables.want_node_ports(family, places);
+    }
+
+    fn want(&mut self, service: &ObjectName, program: &Program) {
+        let now = udp_places(program);
+        let before = self.udp.remove(service).unwrap_or_default();
+        let gone = before.keys().filter(|place| !now.contains_key(place));
+        self.flows.extend(gone.map(|place| (*place, Vec::new())));
+        let changed = now.iter().filter(|(place, by)| before.get(place) != Some(by));
+        self.flows.extend(changed.map(|(place, by)| (*place, by.clone())));
+        if !now.is_empty() {
+            self.udp.insert(service.clone(), now);
+        }
+        self.tables.want(service, program);
+    }
+
+    fn adopt(&mut self) -> Result<Drift, KernelBroken> {
+        let mut drift = Drift::default();
+        for family in FAMILIES {
+            let saved = self.programs.save(family).map_err(broken("read the rules"))?;
+            drift.tables += self.take_in(family, &saved).tables;
+        }
+        Ok(drift)
+    }
+
+    fn commit(&mut self, _: Instant) -> Result<Report, KernelBroken> {
+        let mut report = Report::default();
+        // One family that fails must not keep the other from being served.
+        let failed: Vec<_> = FAMILIES
+            .into_iter()
+            .filter_map(|family| self.write(family, &mut report).err())
+            .collect();
+        self.end_flows();
+        match failed.first() {
+            None => Ok(report),
+            Some(error) => Err(broken("write the rules")(error.clone())),
+        }
+    }
+
+    fn has_background(&self, _: Instant) -> bool {
+        false
+    }
+
+    fn background(&mut self, _: Instant) -> Result<Report, KernelBroken> {
+        Ok(Report::default())
+    }
+
+    fn next_retry(&self) -> Option<Instant> {
+        None
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        None
+    }
+
+    fn look(&mut self, _: Instant) -> Result<bool, KernelBroken> {
+        Ok(false)
+    }
+
+    fn begin_audit(&mut self) {
+        self.written = false;
+    }
+
+    fn audited(&mut self, saved: &Saved) -> Drift {
+        let mut drift = Drift::default();
+        if !self.written {
+            for (family, saved) in FAMILIES.into_iter().zip(saved) {
+                drift.tables += self.take_in(family, saved).tables;
+            }
+        }
+        drift
+    }
+
+    fn misses(&self, _: Gone) -> bool {
+        false
+    }
+
+    fn owner(&self, _: &ipvs::VirtualServer) -> Option<&ObjectName> {
+        None
+    }
+
+    fn sizes(&self) -> Sizes {
+        let rules = FAMILIES.map(|family| self.tables.rules(family));
+        Sizes {
+            virtual_servers: rules.iter().map(|rules| rules.filter + rules.nat).sum(),
+            ..Sizes::default()
+        }
+    }
+
+    fn draining(&self) -> usize {
+        0
+    }
+}
+
+fn udp_places(program: &Program) -> Places {
+    let udp = program.frontends.iter().filter(|it| it.key.protocol == Protocol::Udp);
+    let answer = |frontend: &Frontend| {
+        let all = frontend.endpoints.iter().chain(&frontend.insider_endpoints);
+        let mut by: Vec<_> = all.map(|target| target.address).collect();
+        by.sort_unstable();
+        by.dedup();
+        (SocketAddr::new(frontend.key.address, frontend.key.port), by)
+    };
+    udp.map(answer).collect()
+}
+
+fn broken(operation: &'static str) -> impl Fn(String) -> KernelBroken {
+    move |error| KernelBroken {
+        operation,
+        source: error.into(),
+    }
+}

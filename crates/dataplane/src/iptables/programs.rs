@@ -1,0 +1,183 @@
+//! The programs of iptables: the one thing that the fallback executes.
+
+use std::io::{self, Write};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+
+use service_model::Family;
+
+use super::base::Jump;
+use super::chain::Table;
+
+/// Seconds for which the lock of xtables is waited for: upstream's.
+const LOCK: &str = "5";
+
+/// Which of its two implementations a node's agents use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// `iptables-nft`.
+    Nft,
+    /// `iptables-legacy`.
+    Legacy,
+    /// `iptables`, whatever it is: there are no others.
+    Plain,
+}
+
+/// How the tables are read and written.
+pub trait Programs {
+    /// `iptables-save`, both tables of ours.
+    ///
+    /// # Errors
+    /// In words.
+    fn save(&mut self, family: Family) -> Result<String, String>;
+
+    /// `iptables-restore --noflush`.
+    ///
+    /// # Errors
+    /// In words; nothing of a table is written then.
+    fn restore(&mut self, family: Family, text: &str) -> Result<(), String>;
+
+    /// Puts a jump before all that is in the kernel's chain, where it is not there.
+    ///
+    /// # Errors
+    /// In words.
+    fn ensure_jump(&mut self, family: Family, jump: &Jump) -> Result<(), String>;
+}
+
+/// The node's own programs.
+#[derive(Clone, Copy, Debug)]
+pub struct Installed {
+    variant: Variant,
+}
+
+impl Installed {
+    /// The implementation whose tables other agents of the node use, by their rules: the kubelet's chains decide, then
+    /// the greater number of rules (as the iptables-wrappers of the Kubernetes project do); nft where there are none.
+    ///
+    /// # Errors
+    /// There is no iptables.
+    pub fn find() -> Result<Self, String> {
+        let there = |variant: Variant| execute(&name(variant, Family::V4, ""), &["-V"], "").is_ok();
+        let rules = |variant: Variant| -> (usize, usize) {
+            let families = [Family::V4, Family::V6].into_iter();
+            let saved = families.filter_map(|family| Self { variant }.save(family).ok());
+            saved.fold((0, 0), |(hints, rules), text| {
+                let chains = text
+                    .lines()
+                    .filter(|line| line.starts_with(":KUBE-IPTABLES-HINT") || line.starts_with(":KUBE-KUBELET-CANARY"));
+                let lines = text.lines().filter(|line| line.starts_with("-A "));
+                (hints + chains.count(), rules + lines.count())
+            })
+        };
+        let variant = match (there(Variant::Nft), there(Variant::Legacy)) {
+            (true, true) if rules(Variant::Legacy) > rules(Variant::Nft) => Variant::Legacy,
+            (true, _) => Variant::Nft,
+            (false, true) => Variant::Legacy,
+            (false, false) if there(Variant::Plain) => Variant::Plain,
+            (false, false) => return Err("iptables is not installed".to_owned()),
+        };
+        Ok(Self { variant })
+    }
+
+    /// Which they are.
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+}
+
+impl Programs for Installed {
+    fn save(&mut self, family: Family) -> Result<String, String> {
+        succeeded(&name(self.variant, family, "-save"), &[], "")
+    }
+
+    fn restore(&mut self, family: Family, text: &str) -> Result<(), String> {
+        let words = ["-w", LOCK, "--noflush", "--counters"];
+        succeeded(&name(self.variant, family, "-restore"), &words, text).map(drop)
+    }
+
+    fn ensure_jump(&mut self, family: Family, jump: &Jump) -> Result<(), String> {
+        let program = name(self.variant, family, "");
+        let table = jump.table.to_string();
+        let with = |verb: &str| -> Vec<String> {
+            let words = ["-w", LOCK, "-t", &table, verb];
+            words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .chain(jump.words())
+                .collect()
+        };
+        let run = |words: &[String]| {
+            let words: Vec<_> = words.iter().map(String::as_str).collect();
+            succeeded(&program, &words, "").map(drop)
+        };
+        // Status 1 = it is not there; of other errors the insertion tells.
+        run(&with("-C")).or_else(|_| run(&with("-I")))
+    }
+}
+
+fn name(variant: Variant, family: Family, what: &str) -> String {
+    let program = match family {
+        Family::V4 => "iptables",
+        Family::V6 => "ip6tables",
+    };
+    let suffix = match variant {
+        Variant::Nft => "-nft",
+        Variant::Legacy => "-legacy",
+        Variant::Plain => "",
+    };
+    format!("{program}{suffix}{what}")
+}
+
+fn succeeded(program: &str, words: &[&str], input: &str) -> Result<String, String> {
+    let output = execute(program, words, input).map_err(|error| format!("{program}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{program}: {}: {}", output.status, said.trim()))
+}
+
+fn execute(program: &str, words: &[&str], input: &str) -> io::Result<Output> {
+    let mut command = Command::new(program);
+    command
+        .args(words)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let pipe = child.stdin.take();
+    thread::scope(|scope| {
+        // Beside the reader: a text may be longer than a pipe.
+        scope.spawn(|| pipe.map(|mut pipe| pipe.write_all(input.as_bytes())));
+        child.wait_with_output()
+    })
+}
+
+impl Variant {
+    /// As in the names of the programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+            Self::Plain => "iptables",
+        }
+    }
+}
+
+/// Rules in the chains of ours that a saved text holds, by table.
+pub(super) fn count_rules(save: &str) -> [usize; 2] {
+    let mut counts = [0; 2];
+    let mut table = None;
+    for line in save.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = [Table::Filter, Table::Nat]
+                .iter()
+                .position(|table| table.to_string() == name);
+        } else if line.starts_with("-A KUBE-")
+            && let Some(count) = table.and_then(|table| counts.get_mut(table))
+        {
+            *count += 1;
+        }
+    }
+    counts
+}

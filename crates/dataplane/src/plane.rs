@@ -1,0 +1,165 @@
+//! What programs are handed to, in any mode: the seam between the sync thread and a data plane.
+
+use std::time::Instant;
+
+use ipvs::Gone;
+use service_model::{Family, LocalTraffic, NodePortPlaces, ObjectName, Program};
+
+use crate::adoption::Drift;
+use crate::commit::Report;
+use crate::engine::DataPlane;
+use crate::kernel::{Kernel, KernelBroken, Snapshot};
+use crate::plan::Key;
+
+/// Sizes of what is wanted, for the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// Virtual servers; in the iptables mode rules.
+    pub virtual_servers: usize,
+    /// Real servers.
+    pub real_servers: usize,
+    /// VIPs that are bound.
+    pub vips: usize,
+}
+
+/// A data plane.
+pub trait Plane {
+    /// What somebody who looks at the kernel beside the sync thread brings back.
+    type Picture: Send + 'static;
+
+    /// Who is who among the clients of a family. Nothing is written yet; repeating it changes nothing.
+    fn want_local_traffic(&mut self, family: Family, local: LocalTraffic);
+
+    /// Where NodePorts of a family answer, for who is not told it address by address. Repeating it changes nothing.
+    fn want_node_ports(&mut self, family: Family, places: NodePortPlaces);
+
+    /// What one service is to be from now on. Nothing is written yet.
+    fn want(&mut self, service: &ObjectName, program: &Program);
+
+    /// Takes in what the kernel holds: after the first wants and before the first commit, and again after
+    /// [`KernelBroken`]. Tells what was not as it was thought to be.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be read.
+    fn adopt(&mut self) -> Result<Drift, KernelBroken>;
+
+    /// Writes what is wanted and not there.
+    ///
+    /// # Errors
+    /// Where the way to the kernel broke: [`Plane::adopt`] before the next commit.
+    fn commit(&mut self, now: Instant) -> Result<Report, KernelBroken>;
+
+    /// There is work for when nothing else waits.
+    fn has_background(&self, now: Instant) -> bool;
+
+    /// Does a share of it.
+    ///
+    /// # Errors
+    /// As [`Plane::commit`].
+    fn background(&mut self, now: Instant) -> Result<Report, KernelBroken>;
+
+    /// When something that was refused is tried again.
+    fn next_retry(&self) -> Option<Instant>;
+
+    /// When [`Plane::look`] is to be called.
+    fn next_look(&self) -> Option<Instant>;
+
+    /// Looks at what only waits. True where a commit has something to do now.
+    ///
+    /// # Errors
+    /// Where the kernel cannot be read.
+    fn look(&mut self, now: Instant) -> Result<bool, KernelBroken>;
+
+    /// Somebody looks from now on.
+    fn begin_audit(&mut self);
+
+    /// What he saw. What is to be repaired is written by the next commit.
+    fn audited(&mut self, picture: &Self::Picture) -> Drift;
+
+    /// What went was ours, and we did not remove it.
+    fn misses(&self, gone: Gone) -> bool;
+
+    /// The service that wants this virtual server.
+    fn owner(&self, server: &ipvs::VirtualServer) -> Option<&ObjectName>;
+
+    /// How much is wanted.
+    fn sizes(&self) -> Sizes;
+
+    /// Real servers that drain.
+    fn draining(&self) -> usize;
+}
+
+impl<K: Kernel> Plane for DataPlane<K> {
+    type Picture = Snapshot;
+
+    fn want_local_traffic(&mut self, family: Family, local: LocalTraffic) {
+        DataPlane::want_local_traffic(self, family, local);
+    }
+
+    fn want_node_ports(&mut self, _: Family, _: NodePortPlaces) {}
+
+    fn want(&mut self, service: &ObjectName, program: &Program) {
+        DataPlane::want(self, service, program);
+    }
+
+    fn adopt(&mut self) -> Result<Drift, KernelBroken> {
+        DataPlane::adopt(self)
+    }
+
+    fn commit(&mut self, now: Instant) -> Result<Report, KernelBroken> {
+        DataPlane::commit(self, now)
+    }
+
+    fn has_background(&self, now: Instant) -> bool {
+        self.has_addresses_to_add(now)
+    }
+
+    fn background(&mut self, now: Instant) -> Result<Report, KernelBroken> {
+        self.commit_addresses(now)
+    }
+
+    fn next_retry(&self) -> Option<Instant> {
+        self.ledger().next_retry()
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        self.ledger().next_look()
+    }
+
+    fn look(&mut self, now: Instant) -> Result<bool, KernelBroken> {
+        self.look_at_drains(now)
+    }
+
+    fn begin_audit(&mut self) {
+        DataPlane::begin_audit(self);
+    }
+
+    fn audited(&mut self, picture: &Snapshot) -> Drift {
+        DataPlane::audited(self, picture)
+    }
+
+    fn misses(&self, gone: Gone) -> bool {
+        match gone {
+            Gone::Device | Gone::Unknown => true,
+            Gone::Route(ip) => self.ledger().has_vip(&Key::Route(ip)),
+            Gone::Address(ip) => self.ledger().has_vip(&Key::Address(ip)),
+        }
+    }
+
+    fn owner(&self, server: &ipvs::VirtualServer) -> Option<&ObjectName> {
+        self.ledger().owner(server)
+    }
+
+    fn sizes(&self) -> Sizes {
+        let (virtual_servers, real_servers, vips) = self.ledger().counts();
+        Sizes {
+            virtual_servers,
+            real_servers,
+            vips,
+        }
+    }
+
+    fn draining(&self) -> usize {
+        self.ledger().draining()
+    }
+}
