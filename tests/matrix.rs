@@ -20,6 +20,8 @@ use testbed::matrix::mutant::{Mutant, Verdict};
 use testbed::matrix::proxy::{Kind, Proxies};
 use testbed::matrix::question::Mode;
 use testbed::matrix::runner::Haste;
+use testbed::matrix::server::is_supported;
+use testbed::matrix::service::Protocol;
 use testbed::matrix::{mutant, report, runner};
 
 /// What was asked for.
@@ -72,7 +74,7 @@ fn wanted(plan: &Plan, cell: &Cell, options: &Options) -> bool {
             || cell.name.contains(filter.as_str())
             || cell.promise.decisions.iter().any(|decision| decision == filter)
     });
-    named && (!options.subset || cell.subset)
+    named && (!options.subset || cell.subset) && is_supported(cell.protocol)
 }
 
 fn main() -> ExitCode {
@@ -92,6 +94,9 @@ fn run(options: &Options) -> Result<bool> {
         return run_mutants(options);
     }
     let plans = plans(options.kind.mode());
+    if !is_supported(Protocol::Sctp) {
+        println!("this kernel has no SCTP: those cells are not asked");
+    }
     let start = Instant::now();
     let mut outcomes = Vec::new();
     for plan in &plans {

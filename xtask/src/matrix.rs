@@ -36,7 +36,12 @@ pub(crate) struct Args {
 
 /// The command of the guest, and what it finds by its environment.
 pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
-    let provider = Provider::for_tests(kernel, &cache())?;
+    let provider = if args.mode == "iptables" {
+        tool::install(PACKAGES)?;
+        Provider::for_fallback(kernel, &cache())?
+    } else {
+        Provider::for_tests(kernel, &cache())?
+    };
     println!("kernel: {provider}");
     Ok(match guest(args, &provider)? {
         0 => ExitCode::SUCCESS,

@@ -110,6 +110,18 @@ impl Provider {
         }
     }
 
+    /// The kernel that was asked for, or the best for the iptables mode, which needs no IPVS: the running one where it
+    /// has what that needs.
+    ///
+    /// # Errors
+    /// As [`for_tests`](Self::for_tests).
+    pub fn for_fallback(name: Option<Name>, cache: &Path) -> Result<Self> {
+        match name {
+            None | Some(Name::Native) if native::has_iptables() => Ok(Self::Native),
+            name => Self::for_tests(name, cache),
+        }
+    }
+
     /// The kernel that was asked for, or the one that starts soonest: QEMU with a distribution's kernel where none is
     /// at hand.
     ///

@@ -16,6 +16,18 @@ pub(super) fn works() -> bool {
     Path::new("/proc/net/ip_vs").exists() && tool::sh("unshare --net ip link add probe type dummy").is_ok()
 }
 
+/// It can do what the iptables mode needs, and lets us use it.
+pub(super) fn has_iptables() -> bool {
+    let tries = [
+        "iptables -t nat -S",
+        "ip6tables -t nat -S",
+        "ip link add probe type veth",
+    ];
+    tries
+        .iter()
+        .all(|line| tool::sh(&format!("unshare --net {line}")).is_ok())
+}
+
 pub(super) fn run(job: &Job) -> Result<i32> {
     let run = Run::new(job, "native", "")?;
     let mut carrier = Command::new("unshare");

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::{Context, Result};
 
 use super::capture;
-use super::server::{Place, Servers};
+use super::server::{Place, Servers, is_supported};
 use super::service::Protocol;
 use super::setting::{Fabric, Setting};
 use super::site::{
@@ -168,12 +168,12 @@ impl Cluster {
                 Family::ALL.map(|family| pod_address(family, node, number)).to_vec(),
             )?;
             capture::install_in_pod(&pod)?;
-            let places = Protocol::ALL.map(|protocol| Place {
+            let places = protocols().map(|protocol| Place {
                 protocol,
                 at: (Ipv6Addr::UNSPECIFIED, POD_PORT).into(),
                 name: name.clone(),
             });
-            self._servers.push(Servers::start(&pod, places.to_vec())?);
+            self._servers.push(Servers::start(&pod, places.collect())?);
             if number == 1 {
                 self.clients.insert(Client::Endpoint(node), pod.clone());
             }
@@ -256,7 +256,7 @@ impl Cluster {
             name: node.host(),
         }));
         for family in Family::ALL {
-            for protocol in Protocol::ALL {
+            for protocol in protocols() {
                 places.push(Place {
                     protocol,
                     at: (node.address(family, NodeAddress::Internal), HOST_NETWORK_PORT).into(),
@@ -295,6 +295,11 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Those of this kernel.
+fn protocols() -> impl Iterator<Item = Protocol> {
+    Protocol::ALL.into_iter().filter(|protocol| is_supported(*protocol))
 }
 
 /// As the portmap plugin: every local destination with the port.

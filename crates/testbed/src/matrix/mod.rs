@@ -16,7 +16,7 @@ pub mod proxy;
 pub mod question;
 pub mod report;
 pub mod runner;
-mod server;
+pub mod server;
 pub mod service;
 pub mod setting;
 pub mod site;

@@ -13,6 +13,15 @@ use tokio::sync::oneshot;
 use super::service::Protocol;
 use crate::netns::Netns;
 
+/// The running kernel has this protocol.
+pub fn is_supported(protocol: Protocol) -> bool {
+    let kind = match protocol {
+        Protocol::Sctp => Some(ipproto::SCTP),
+        Protocol::Tcp | Protocol::Udp => return true,
+    };
+    rustix::net::socket(AddressFamily::INET, SocketType::STREAM, kind).is_ok()
+}
+
 /// A place to listen at, and what is answered there.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
