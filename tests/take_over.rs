@@ -224,15 +224,16 @@ fn state(node: &Netns) -> Vec<String> {
 fn take_over(world: &World, api: &FakeApi, folder: &Path) {
     let kube_proxy = start_kube_proxy(&world.node, folder);
     let log = || fs::read_to_string(folder.join("log")).unwrap_or_default();
-    // The last that a sync writes is its virtual servers; its rules stand before.
+    // A sync writes its virtual servers, then the elements of its ipsets, then its rules; each family for itself.
     wait("kube-proxy", &log, || {
-        let servers = world.node.sh("ipvsadm -Sn").unwrap();
-        let has = |place: &str| servers.lines().filter(|line| line.contains(place)).count() >= 3;
-        let rules = world.node.sh("ip6tables-save").unwrap_or_default();
-        has("[2001:db8::10]:31999 ")
-            && has("192.0.2.10:31999 ")
-            && has("10.96.1.1:80 ")
-            && rules.contains("KUBE-IPVS-FILTER")
+        let has = |line: &str, text: &str| world.node.sh(line).is_ok_and(|said| said.contains(text));
+        has("ipvsadm -Sn", "[2001:db8::10]:31999 ")
+            && has("ipvsadm -Sn", "192.0.2.10:31999 ")
+            && has("ipvsadm -Sn", "10.96.1.1:80 ")
+            && has("ipset list KUBE-NODE-PORT-TCP", "31999")
+            && has("ipset list KUBE-6-NODE-PORT-TCP", "31999")
+            && has("iptables-save", "KUBE-IPVS-FILTER")
+            && has("ip6tables-save", "KUBE-IPVS-FILTER")
     });
     assert!(leftovers(&world.node).len() > 60, "{:#?}", leftovers(&world.node));
     let places = [

@@ -34,6 +34,9 @@ enum Task {
         /// The objects come from a real kube-apiserver (built with Go, once) instead of manifests.
         #[arg(long)]
         control_plane: bool,
+        /// A kernel without IPVS, such as the running one may be: the iptables mode takes over, and it is said.
+        #[arg(long, conflicts_with = "control_plane")]
+        fallback: bool,
         #[command(flatten)]
         kernel: KernelArgs,
     },
@@ -91,6 +94,8 @@ enum Task {
     #[command(hide = true)]
     GuestDemo {
         #[arg(long)]
+        fallback: bool,
+        #[arg(long)]
         control_plane: Option<PathBuf>,
     },
 }
@@ -114,7 +119,12 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Demo { control_plane, kernel } => demo::run(control_plane, kernel.kernel),
+        Task::Demo {
+            fallback: true, kernel, ..
+        } => demo::fallback::run(kernel.kernel),
+        Task::Demo {
+            control_plane, kernel, ..
+        } => demo::run(control_plane, kernel.kernel),
         Task::Test { level, kernel, filter } => test::run(&level, kernel.kernel, filter.as_deref()),
         Task::Matrix { args, kernel } => matrix::run(&args, kernel.kernel),
         Task::Crash { args, kernel } => crash::run(&args, kernel.kernel),
@@ -136,7 +146,8 @@ fn run(task: Task) -> Result<ExitCode> {
             let status = provider.run(&Job::new(command, std::env::current_dir()?))?;
             Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
         }
-        Task::GuestDemo { control_plane } => demo::guest(control_plane.as_deref()),
+        Task::GuestDemo { fallback: true, .. } => demo::fallback::guest(),
+        Task::GuestDemo { control_plane, .. } => demo::guest(control_plane.as_deref()),
     }
 }
 
