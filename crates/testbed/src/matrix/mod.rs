@@ -20,6 +20,7 @@ pub mod server;
 pub mod service;
 pub mod setting;
 pub mod site;
+pub mod upstream;
 mod yaml;
 
 #[cfg(test)]
