@@ -18,7 +18,7 @@ pub(crate) enum Level {
     Plain,
     /// On a kernel with IPVS, with traffic.
     Kernel,
-    /// On a kernel with IPVS, with a real API server.
+    /// On a kernel with IPVS: with a real API server, and beside the real kube-proxy's rules.
     ControlPlane,
     /// On a kernel with IPVS: the quick run of the connectivity matrix.
     Matrix,
@@ -128,12 +128,15 @@ fn with_kernel(
         return crate::crash::short(provider);
     }
     let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
-    let (test, environment) = match level {
-        Level::ControlPlane => ("control_plane", vec![control_plane()?]),
-        _ => ("kernel", Vec::new()),
+    let (tests, environment) = match level {
+        Level::ControlPlane => (&["control_plane", "iptables_golden"][..], vec![control_plane()?]),
+        _ => (&["kernel"][..], Vec::new()),
     };
-    let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
-    on(provider, &program, &binary, environment, filter)
+    for test in tests {
+        let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
+        on(provider, &program, &binary, environment.clone(), filter)?;
+    }
+    Ok(format!("on {provider}"))
 }
 
 /// How often some tests do what they do: sequences of `tests/kernel/worlds.rs`, rounds of `tests/take_over.rs`.
@@ -155,7 +158,7 @@ fn on(
     binary: &Path,
     environment: Vec<(String, String)>,
     filter: Option<&str>,
-) -> Result<String> {
+) -> Result<()> {
     let mut command = vec![program.to_string_lossy().into_owned(), "--test-threads=1".to_owned()];
     command.extend(filter.map(str::to_owned));
     let mut job = Job::new(command, root().join("tests"));
@@ -172,7 +175,7 @@ fn on(
     job.memory = 6144;
     job.limit = Duration::from_secs(1500);
     match provider.run(&job)? {
-        0 => Ok(format!("on {provider}")),
+        0 => Ok(()),
         status => bail!("the tests ended with status {status}"),
     }
 }

@@ -78,6 +78,12 @@ fn ports<'a>(service: &ObjectName, program: &'a Program, view: View<'a>) -> Vec<
     ports.into_values().collect()
 }
 
+/// T15: who may connect, where that is not everybody.
+fn restricted(frontend: &Frontend) -> Option<&SourceRanges> {
+    let some = |ranges: &&SourceRanges| ranges.ranges.iter().all(|range| range.prefix_len() > 0);
+    frontend.source_ranges.as_ref().filter(some)
+}
+
 impl Port<'_> {
     fn chain(&self, prefix: Prefix) -> ChainName {
         self.name.chain(prefix)
@@ -111,10 +117,7 @@ impl Port<'_> {
     }
 
     fn source_ranges(&self) -> Option<&SourceRanges> {
-        let ranges = self
-            .external
-            .iter()
-            .find_map(|frontend| frontend.source_ranges.as_ref());
+        let ranges = self.external.iter().copied().find_map(restricted);
         ranges.filter(|_| self.has_endpoints())
     }
 
@@ -156,7 +159,7 @@ impl Port<'_> {
             if has_endpoints {
                 rules.nat.push(self.capture(frontend));
             }
-            if has_endpoints && frontend.source_ranges.is_some() {
+            if has_endpoints && restricted(frontend).is_some() {
                 let not_by = format!(" traffic not accepted by {}", self.chain(Prefix::Firewall));
                 rules.filter.push(Rule {
                     chain: PROXY_FIREWALL,
@@ -200,7 +203,7 @@ impl Port<'_> {
             AddressKind::LoadBalancer => Rule {
                 chain: SERVICES,
                 matches: at(" loadbalancer IP"),
-                target: Some(if frontend.source_ranges.is_some() {
+                target: Some(if restricted(frontend).is_some() {
                     Target::Jump(self.chain(Prefix::Firewall))
                 } else {
                     external

@@ -233,6 +233,7 @@ pub fn upstream_settings(kind: Kind, node: &str, setting: &Setting, server: Sock
         bridge_interface: only(Detector::BridgeInterface, BRIDGE),
         interface_name_prefix: only(Detector::InterfaceNamePrefix, LINK_PREFIX),
         masquerade_all: setting.masquerade_all,
+        localhost_node_ports: true,
         node_port_addresses: node_port_addresses.into_iter().map(str::to_owned).collect(),
     }
 }

@@ -36,6 +36,8 @@ pub struct KubeProxySettings {
     pub interface_name_prefix: String,
     /// `masqueradeAll`, of each mode.
     pub masquerade_all: bool,
+    /// `iptables.localhostNodePorts`.
+    pub localhost_node_ports: bool,
     /// `nodePortAddresses`.
     pub node_port_addresses: Vec<String>,
 }
@@ -67,6 +69,10 @@ impl KubeProxy {
         )?;
         // kube-proxy's IPVS mode reads masqueradeAll from the iptables section.
         let sync = json!({"masqueradeAll": told.masquerade_all, "syncPeriod": "30s", "minSyncPeriod": "1s"});
+        let mut iptables = sync.clone();
+        if let Some(fields) = iptables.as_object_mut() {
+            fields.insert("localhostNodePorts".to_owned(), told.localhost_node_ports.into());
+        }
         fs::write(
             at("config"),
             json!({
@@ -81,7 +87,7 @@ impl KubeProxy {
                     "bridgeInterface": told.bridge_interface, "interfaceNamePrefix": told.interface_name_prefix,
                 },
                 "nodePortAddresses": told.node_port_addresses,
-                "iptables": sync, "nftables": sync, "ipvs": {"syncPeriod": "30s", "minSyncPeriod": "1s"},
+                "iptables": iptables, "nftables": sync, "ipvs": {"syncPeriod": "30s", "minSyncPeriod": "1s"},
                 "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
                 "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249",
             })
