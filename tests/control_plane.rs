@@ -27,6 +27,8 @@ fn table(node: &Netns) -> BTreeSet<String> {
         .unwrap()
         .lines()
         .map(|line| line.trim().to_owned())
+        // Those of weight 0 drain.
+        .filter(|line| !line.ends_with(" -w 0"))
         .collect()
 }
 

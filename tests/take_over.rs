@@ -199,7 +199,8 @@ fn l15_kube_ipvs_takes_over_from_the_real_kube_proxy() {
     }
 }
 
-/// What both proxies could leave, but for chains and ipsets.
+/// What both proxies could leave, but for chains and ipsets, and for sysctls: kube-proxy restores none, and those that
+/// were right already are not kube-ipvs's to restore.
 fn state(node: &Netns) -> Vec<String> {
     let lines = [
         "ipvsadm -Sn",
@@ -207,7 +208,6 @@ fn state(node: &Netns) -> Vec<String> {
         "ip -6 route show table local proto 163",
         "ip -br link",
         "nft list tables",
-        "sysctl net.ipv4.vs.conntrack net.ipv4.vs.expire_nodest_conn net.ipv4.vs.expire_quiescent_template",
     ];
     let mut all: Vec<_> = lines.iter().map(|line| node.sh(line).unwrap()).collect();
     // The tables of iptables itself stay, empty.

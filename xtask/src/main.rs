@@ -157,6 +157,8 @@ const GUEST_PACKAGES: &[(&str, &str)] = &[
     ("iproute2", "ip"),
     ("nftables", "nft"),
     ("iptables", "iptables-nft"),
+    ("ipset", "ipset"),
+    ("conntrack", "conntrack"),
     ("procps", "sysctl"),
     ("busybox-static", "busybox"),
     ("util-linux", "unshare"),

@@ -11,9 +11,6 @@ use testbed::{control_plane, tool};
 
 use crate::cargo::{cache, executable, root};
 
-/// What the proxies and the worlds need beside the guest's packages.
-const PACKAGES: &[(&str, &str)] = &[("iptables", "iptables"), ("ipset", "ipset"), ("conntrack", "conntrack")];
-
 /// What is asked, of whom.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -37,7 +34,7 @@ pub(crate) struct Args {
 /// The command of the guest, and what it finds by its environment.
 pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
     let provider = if args.mode == "iptables" {
-        tool::install(PACKAGES)?;
+        tool::install(crate::GUEST_PACKAGES)?;
         Provider::for_fallback(kernel, &cache())?
     } else {
         Provider::for_tests(kernel, &cache())?
@@ -52,7 +49,7 @@ pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
 /// The quick run in both modes, as a level of `cargo xtask test`; the iptables mode's on the running kernel where that
 /// can.
 pub(crate) fn subset(provider: &Provider, filter: Option<&str>) -> Result<String> {
-    tool::install(PACKAGES)?;
+    tool::install(crate::GUEST_PACKAGES)?;
     let fallback = Provider::for_fallback(None, &cache())?;
     let args = |mode: &str| -> Result<Args> {
         Ok(Args {
@@ -77,7 +74,6 @@ pub(crate) fn subset(provider: &Provider, filter: Option<&str>) -> Result<String
 
 fn guest(args: &Args, provider: &Provider) -> Result<i32> {
     tool::install(crate::GUEST_PACKAGES)?;
-    tool::install(PACKAGES)?;
     let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", "matrix"])?;
     let mut job = Job::new(vec![program.to_string_lossy().into_owned()], root());
     // The table of groups and proxies is made of whole runs.

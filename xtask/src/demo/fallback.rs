@@ -12,12 +12,8 @@ use testbed::world::{NODE, World};
 use super::{Question, ask, eventually, manifests, say, title};
 use crate::cargo::{cache, executable, root};
 
-/// What the iptables mode runs.
-const PACKAGES: &[(&str, &str)] = &[("iptables", "iptables")];
-
 pub(crate) fn run(kernel: Option<Name>) -> Result<ExitCode> {
     tool::install(crate::GUEST_PACKAGES)?;
-    tool::install(PACKAGES)?;
     let provider = Provider::for_fallback(kernel, &cache())?;
     let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
     title(&format!("kernel: {provider}"));
