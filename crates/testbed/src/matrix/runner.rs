@@ -100,11 +100,14 @@ pub fn run(plan: &Plan, cells: &[&Cell], cluster: &Cluster, haste: Haste) -> Res
     eprintln!("  {} that expect an answer asked; {differ} differ", outcomes.len());
     runner.forget()?;
     let mut quiet = runner.phase(&of(1), AT_ONCE)?;
-    cluster
-        .on_nodes("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000")?;
+    cluster.on_nodes(
+        "sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0 net.ipv4.icmp_msgs_per_sec=100000 \
+             net.ipv4.icmp_msgs_burst=100000",
+    )?;
     quiet.extend(runner.phase(&of(2), AT_ONCE_SILENT)?);
     cluster.on_nodes(
-        "sysctl -qw net.ipv4.icmp_ratelimit=1000 net.ipv6.icmp.ratelimit=1000 net.ipv4.icmp_msgs_per_sec=10000",
+        "sysctl -qw net.ipv4.icmp_ratelimit=1000 net.ipv6.icmp.ratelimit=1000 net.ipv4.icmp_msgs_per_sec=10000 \
+         net.ipv4.icmp_msgs_burst=50",
     )?;
     let differ = outcomes.iter().chain(&quiet).filter(|outcome| !outcome.agrees).count();
     eprintln!("  asked; {differ} differ; looking for packets that arrived at endpoints");
