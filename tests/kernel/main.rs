@@ -11,6 +11,7 @@ mod cleanup;
 mod conformance;
 mod conntrack;
 mod daemon;
+mod fallback;
 mod host_rules;
 mod ipvs;
 mod leftovers;

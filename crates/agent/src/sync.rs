@@ -369,6 +369,7 @@ impl<P: Plane> Sync<P> {
                 warn!("the list of Nodes has not come, load-balancer and external IPs wait for it");
             }
             let Sizes {
+                rules,
                 virtual_servers,
                 real_servers,
                 vips,
@@ -378,6 +379,7 @@ impl<P: Plane> Sync<P> {
                 virtual_servers,
                 real_servers,
                 vips,
+                rules,
                 written = report.total(),
                 seconds,
                 "serving"

@@ -14,7 +14,9 @@ use crate::plan::Key;
 /// Sizes of what is wanted, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// Virtual servers; in the iptables mode rules.
+    /// Rules of the iptables mode.
+    pub rules: usize,
+    /// Virtual servers.
     pub virtual_servers: usize,
     /// Real servers.
     pub real_servers: usize,
@@ -156,6 +158,7 @@ impl<K: Kernel> Plane for DataPlane<K> {
             virtual_servers,
             real_servers,
             vips,
+            ..Sizes::default()
         }
     }
 

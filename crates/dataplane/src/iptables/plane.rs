@@ -211,7 +211,7 @@ impl<P: Programs> Plane for IptablesPlane<P> {
     fn sizes(&self) -> Sizes {
         let rules = FAMILIES.map(|family| self.tables.rules(family));
         Sizes {
-            virtual_servers: rules.iter().map(|rules| rules.filter + rules.nat).sum(),
+            rules: rules.iter().map(|rules| rules.filter + rules.nat).sum(),
             ..Sizes::default()
         }
     }
