@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use testbed::matrix::cell::{Cell, Plan, plans};
 use testbed::matrix::cluster::Cluster;
 use testbed::matrix::mutant::{Mutant, Verdict};
@@ -22,6 +22,7 @@ use testbed::matrix::question::Mode;
 use testbed::matrix::runner::Haste;
 use testbed::matrix::server::is_supported;
 use testbed::matrix::service::Protocol;
+use testbed::matrix::site::Node;
 use testbed::matrix::{mutant, report, runner};
 
 /// What was asked for.
@@ -29,6 +30,8 @@ struct Options {
     kind: Kind,
     filter: Option<String>,
     subset: bool,
+    /// Other agents of the nodes use iptables-legacy.
+    legacy: bool,
     mutants: bool,
     /// An nft file that is loaded on each node before mutants are made: a trial of the mechanism.
     rules: Option<PathBuf>,
@@ -40,6 +43,7 @@ fn options() -> Options {
         kind: Kind::KubeIpvs(Mode::Ipvs),
         filter: None,
         subset: false,
+        legacy: false,
         mutants: false,
         rules: None,
         report: PathBuf::from("target/matrix"),
@@ -53,6 +57,7 @@ fn options() -> Options {
             "--filter" => options.filter = Some(value()),
             "--report" => options.report = value().into(),
             "--subset" => options.subset = true,
+            "--legacy" => options.legacy = true,
             "--mutants" => options.mutants = true,
             "--rules" => options.rules = Some(value().into()),
             other => panic!("unknown word {other}"),
@@ -107,6 +112,20 @@ fn run(options: &Options) -> Result<bool> {
         let name = world(plan);
         let folder = tempfile::tempdir()?;
         let cluster = Cluster::new(&plan.setting)?;
+        if options.legacy {
+            // As the kubelet of such a node has made them.
+            for program in ["iptables-legacy", "ip6tables-legacy"] {
+                cluster.on_nodes(&format!("{program} -t mangle -N KUBE-KUBELET-CANARY"))?;
+            }
+            if plan.setting.forward_drop {
+                // A policy of the other implementation nobody here could overrule.
+                let node = cluster.nodes.get(&Node::C).context("no such node")?;
+                for program in ["iptables", "ip6tables"] {
+                    node.sh(&format!("{program} -P FORWARD ACCEPT"))?;
+                    node.sh(&format!("{program}-legacy -P FORWARD DROP"))?;
+                }
+            }
+        }
         let built = start.elapsed().as_secs_f64();
         let proxies = match Proxies::start(options.kind, &cluster, &plan.setting, &plan.services, folder.path()) {
             Ok(proxies) => proxies,

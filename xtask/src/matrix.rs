@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Some hundred cells, of every group.
     #[arg(long)]
     subset: bool,
+    /// The nodes' other agents use iptables-legacy, so the iptables mode does.
+    #[arg(long)]
+    legacy: bool,
     /// Delete each rule of kube-ipvs in turn and see that a cell tells.
     #[arg(long)]
     mutants: bool,
@@ -57,6 +60,7 @@ pub(crate) fn subset(provider: &Provider, filter: Option<&str>) -> Result<String
             proxy: "kube-ipvs".parse().map_err(anyhow::Error::msg)?,
             filter: filter.map(str::to_owned),
             subset: true,
+            legacy: false,
             mutants: false,
         })
     };
@@ -99,6 +103,9 @@ fn guest(args: &Args, provider: &Provider) -> Result<i32> {
     }
     if args.subset {
         job.command.push("--subset".to_owned());
+    }
+    if args.legacy {
+        job.command.push("--legacy".to_owned());
     }
     if args.mutants {
         job.command.push("--mutants".to_owned());
