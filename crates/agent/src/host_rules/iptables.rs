@@ -1,10 +1,10 @@
-//! The programs of iptables: which are there, and how they are run. Nothing else in this program executes any (L19).
+//! The programs of iptables, in the short-lived helper: which are there, and how they are run (L19).
 
-use std::io::{self, ErrorKind, Write};
-use std::process::{Command, Output, Stdio};
-use std::thread;
+use std::io::{self, ErrorKind};
+use std::process::Output;
 
 use anyhow::{Context, Result, bail};
+use dataplane::iptables::programs;
 use tracing::debug;
 
 use super::ruleset::{Backend, Family, Ruleset};
@@ -104,20 +104,7 @@ pub(super) fn restore(program: &str, text: &str) -> Result<()> {
 
 pub(super) fn execute(program: &str, words: &[&str], input: &str) -> Result<Output> {
     debug!(program, ?words, input, "run");
-    let mut child = Command::new(program)
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("start {program}"))?;
-    let pipe = child.stdin.take();
-    thread::scope(|scope| {
-        // Beside the reader: a text may be longer than a pipe. One that ends without reading says why on its standard
-        // error.
-        scope.spawn(|| pipe.map(|mut pipe| pipe.write_all(input.as_bytes())));
-        child.wait_with_output().with_context(|| format!("run {program}"))
-    })
+    programs::execute(program, words, input).with_context(|| format!("run {program}"))
 }
 
 /// The standard output, where the status says success.

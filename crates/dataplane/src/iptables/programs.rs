@@ -137,7 +137,11 @@ fn succeeded(program: &str, words: &[&str], input: &str) -> Result<String, Strin
     Err(format!("{program}: {}: {}", output.status, said.trim()))
 }
 
-fn execute(program: &str, words: &[&str], input: &str) -> io::Result<Output> {
+/// Runs a program with an input, to its end.
+///
+/// # Errors
+/// It cannot be started: [`io::ErrorKind::NotFound`] where there is none.
+pub fn execute(program: &str, words: &[&str], input: &str) -> io::Result<Output> {
     let mut command = Command::new(program);
     command
         .args(words)
