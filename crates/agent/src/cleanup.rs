@@ -15,9 +15,9 @@ use ipvs::{Command, Ipvs, OldValues, VipCommand, Vips};
 use nftables::{Nftables, Table};
 
 use crate::cli::{CleanupArgs, EXIT_ERROR};
-use crate::daemon::require_net_admin;
 use crate::host_rules::may_have_leftovers;
 use crate::host_rules::removal::{self, Change, Whose};
+use crate::privilege::require_net_admin;
 
 /// Name of the tables of kube-proxy's nftables mode.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";

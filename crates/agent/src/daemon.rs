@@ -13,7 +13,6 @@ use dataplane::{DataPlane, Kernel, KernelBroken, Plane, Snapshot};
 use ipvs::sysctl::{self, Ensured, Sysctl};
 use ipvs::{Ipvs, OldValues, Timeouts, VipMonitor};
 use nftables::Monitor;
-use rustix::thread::CapabilitySet;
 use service_model::{Capture, Event, Family, Kind, ObjectName};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,6 +25,7 @@ use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::listeners::{self, Listeners};
 use crate::mode::{Choice, Mode};
+use crate::privilege::require_net_admin;
 use crate::settings::{IpvsTimeouts, Settings, Source};
 use crate::sync::{Channels, Periods, Sync};
 
@@ -299,15 +299,6 @@ fn require_ipvs() -> Result<()> {
             error.into()
         }
     })
-}
-
-/// Everything that writes needs it; one sentence is clearer than the first EPERM.
-pub(crate) fn require_net_admin() -> Result<()> {
-    let capabilities = rustix::thread::capabilities(None).context("read this process's capabilities")?;
-    if !capabilities.effective.contains(CapabilitySet::NET_ADMIN) {
-        bail!("CAP_NET_ADMIN is missing: run kube-ipvs as root, or as a privileged container");
-    }
-    Ok(())
 }
 
 /// A value that cannot be set ends the start, as kube-proxy's does; one that is right already needs no right to write.

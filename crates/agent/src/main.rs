@@ -17,6 +17,7 @@ mod listeners;
 mod mode;
 mod node_name;
 mod plan;
+mod privilege;
 mod service_settings;
 mod settings;
 mod sync;
