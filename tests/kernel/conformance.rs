@@ -10,10 +10,10 @@ use dataplane::live::LiveKernel;
 use dataplane::rules::Rules;
 use dataplane::{Kernel, Op, PolicyCommand, Snapshot};
 use ipvs::{
-    Command, Flags, Ipvs, Persistence, Protocol, RealServer, RealServerConfig, SchedulerName, VipCommand, Vips,
-    VirtualServer, VirtualServerConfig,
+    Command, Flags, Persistence, Protocol, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer,
+    VirtualServerConfig,
 };
-use nftables::{Family, Nftables};
+use nftables::Family;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use service_model::LocalTraffic;

@@ -15,8 +15,7 @@ use std::time::Instant;
 
 use dataplane::DataPlane;
 use dataplane::live::LiveKernel;
-use ipvs::{Counters, Ipvs, Vips};
-use nftables::Nftables;
+use ipvs::Counters;
 use serde_json::Value;
 use service_model::{
     Change, Cluster, Endpoint, Event, IpMode, LoadBalancerIngress, ObjectName, Service, ServicePort, ServiceType,

@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 
 use dataplane::live::{LiveCounters, LiveKernel};
 use dataplane::{DataPlane, Kernel};
-use ipvs::{Ipvs, Vips};
-use nftables::Nftables;
 use serde_json::{Value, json};
 use service_model::{Change, Cluster, Event, Kind, ObjectName};
 use testbed::daemon::Daemon;

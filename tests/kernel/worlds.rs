@@ -1,6 +1,6 @@
 //! Random worlds on the real kernel: whatever changed, in whatever order, it ends as a fresh start would.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
