@@ -22,7 +22,6 @@ use dataplane::fake::FakeKernel;
 use dataplane::live::LiveKernel;
 use dataplane::{DataPlane, Kernel, Op};
 use ipvs::{Ipvs, Protocol, VipCommand, Vips, VirtualServer};
-use nftables::Nftables;
 use serde_json::{Value, json};
 use service_model::{Cluster, Event};
 use testbed::control_plane::{self, ControlPlane};
