@@ -199,7 +199,7 @@ async fn follow_node_addresses(events: mpsc::Sender<Event>) -> anyhow::Error {
     }
 }
 
-/// For `--dry-run` and the audit: nothing is created, nothing is set.
+/// For `--dry-run`, which no choice of mode comes before: nothing is created, nothing is set.
 fn open_to_read() -> Result<LiveKernel> {
     require_ipvs()?;
     Ok(LiveKernel::open()?)
@@ -208,7 +208,7 @@ fn open_to_read() -> Result<LiveKernel> {
 /// Sets up what IPVS needs (reference: kube-proxy's start in IPVS mode) and opens the sockets that write.
 fn open_ipvs(settings: &Settings) -> Result<(DataPlane<LiveKernel>, Option<Listeners<Snapshot>>)> {
     bridge::warn_where_replies_pass_by(&settings.model.detect_local);
-    let mut kernel = open_to_read()?;
+    let mut kernel = LiveKernel::open()?;
     kernel
         .vips()
         .ensure_device()
@@ -216,7 +216,7 @@ fn open_ipvs(settings: &Settings) -> Result<(DataPlane<LiveKernel>, Option<Liste
     set_sysctls(&sysctl::required(settings.strict_arp), &settings.old_sysctls)?;
     set_timeouts(kernel.ipvs(), settings.timeouts)?;
     host_rules::start(settings.forward_accept, settings.masquerade_bit);
-    let mut reader = open_to_read()?;
+    let mut reader = LiveKernel::open()?;
     let listeners = Listeners {
         monitors: Some((Monitor::open(rules::TABLE, kernel.tables_port())?, VipMonitor::open()?)),
         reader: Box::new(move || reader.read()),

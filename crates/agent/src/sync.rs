@@ -257,16 +257,9 @@ impl<P: Plane> Sync<P> {
             .filter(|at| *at > now);
         let background = (self.serving && !self.must_adopt && self.plane.has_background(now)).then_some(now);
         let staged = (self.serving && self.is_due()).then_some(self.not_before);
-        let retry = self
-            .serving
-            .then(|| self.plane.next_retry())
-            .flatten()
-            .map(|at| at.max(self.not_before));
-        let look = self
-            .serving
-            .then(|| self.plane.next_look())
-            .flatten()
-            .map(|at| at.max(self.not_before));
+        let when_allowed = |at: Option<Instant>| at.filter(|_| self.serving).map(|at| at.max(self.not_before));
+        let retry = when_allowed(self.plane.next_retry());
+        let look = when_allowed(self.plane.next_look());
         let audit = match self.audit {
             Audit::At(at) if self.serving && !self.must_adopt => Some(at),
             _ => None,
@@ -306,24 +299,26 @@ impl<P: Plane> Sync<P> {
             return;
         }
         self.begin_audit(now);
-        let mut due = self.is_due();
-        let retry = self.plane.next_retry().is_some_and(|at| at <= now);
-        let look = !self.must_adopt && self.plane.next_look().is_some_and(|at| at <= now);
-        let looked = if look { self.plane.look(now) } else { Ok(false) };
-        due |= *looked.as_ref().unwrap_or(&false);
-        let written = if let Err(broken) = looked {
-            Err(broken)
-        } else if due || retry {
-            self.not_before = now + self.periods.min_sync;
-            self.commit(now)
-        } else {
-            self.plane.background(now).map(|report| self.tell_addresses(&report))
-        };
-        if let Err(broken) = written {
+        if let Err(broken) = self.look_and_write(now) {
             error!(error = chain(&broken), "the way to the kernel broke, reading it again");
             self.must_adopt = true;
             self.not_before = now + BROKEN_PAUSE;
         }
+    }
+
+    /// Looks at what only waits, where the time has come, and writes what is due, or else a share of the background work.
+    fn look_and_write(&mut self, now: Instant) -> Result<(), KernelBroken> {
+        let has_come = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let retry = has_come(self.plane.next_retry());
+        let look = !self.must_adopt && has_come(self.plane.next_look());
+        let over = look && self.plane.look(now)?;
+        if over || retry || self.is_due() {
+            self.not_before = now + self.periods.min_sync;
+            return self.commit(now);
+        }
+        let report = self.plane.background(now)?;
+        self.tell_addresses(&report);
+        Ok(())
     }
 
     /// Nothing is written before the picture is complete (L2).

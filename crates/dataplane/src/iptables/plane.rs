@@ -58,7 +58,7 @@ impl<P: Programs> IptablesPlane<P> {
         let rules = self.tables.rules(family);
         // What others put into our chains, or took out of them, is no chain that is missing.
         let counts = count_rules(saved);
-        let differ = self.tables.plan(family).is_none() && counts != [rules.filter, rules.nat];
+        let differ = self.tables.is_written(family) && counts != [rules.filter, rules.nat];
         if differ {
             self.tables.forget(family);
         }

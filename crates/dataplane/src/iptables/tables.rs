@@ -166,14 +166,19 @@ impl Tables {
         }
     }
 
+    /// Nothing is to be written in a family: [`Tables::plan`] gives none.
+    pub fn is_written(&self, family: Family) -> bool {
+        let state = self.family(family);
+        !state.needs_all() && !state.shared && state.changed.is_empty() && state.gone.is_empty()
+    }
+
     /// What is to be written in a family. `None` = all is there.
     pub fn plan(&self, family: Family) -> Option<Restore> {
-        let state = self.family(family);
-        let grown = state.comments == Comments::Full && state.total.endpoints > LARGE;
-        if !state.full && !grown && !state.shared && state.changed.is_empty() && state.gone.is_empty() {
+        if self.is_written(family) {
             return None;
         }
-        let (scope, comments) = match (state.full || grown, state.total.endpoints > LARGE) {
+        let state = self.family(family);
+        let (scope, comments) = match (state.needs_all(), state.total.endpoints > LARGE) {
             (true, true) => (Scope::Full, Comments::Large),
             (true, false) => (Scope::Full, Comments::Full),
             // A cluster that shrinks keeps its form until all is written again, so that it does not swing to and fro.
@@ -283,6 +288,11 @@ impl FamilyState {
             comments: Comments::Full,
             total: Size::default(),
         }
+    }
+
+    /// It is unknown what stands, or the cluster has outgrown the form in which it was written.
+    fn needs_all(&self) -> bool {
+        self.full || self.comments == Comments::Full && self.total.endpoints > LARGE
     }
 
     fn view(&self) -> View<'_> {
