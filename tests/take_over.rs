@@ -4,10 +4,9 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,7 @@ use serde_json::{Value, json};
 use testbed::control_plane::program;
 use testbed::daemon::{Daemon, binary};
 use testbed::fake_api::FakeApi;
+use testbed::matrix::upstream::{KubeProxy, KubeProxySettings};
 use testbed::netns::Netns;
 use testbed::tool;
 use testbed::world::{NODE, World, answer, ask_tcp, open};
@@ -28,60 +28,20 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Rounds from kube-proxy to kube-ipvs and back; `KUBE_IPVS_TAKE_OVERS` says otherwise.
 const ROUNDS: usize = 2;
 
-/// kube-proxy, killed when this is dropped.
-struct KubeProxy(Child);
-
-impl Drop for KubeProxy {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn start_kube_proxy(node: &Netns, folder: &Path) -> KubeProxy {
-    let at = |name: &str| folder.join(name);
-    let kubeconfig = json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "test",
-        "clusters": [{"name": "test", "cluster": {"server": format!("http://{API}")}}],
-        "users": [{"name": "test", "user": {}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-    });
-    fs::write(at("kubeconfig"), kubeconfig.to_string()).unwrap();
-    let config = json!({
-        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration",
-        "hostnameOverride": NODE, "mode": "ipvs", "clusterCIDR": "10.244.0.0/16,fd00:10:244::/48",
-        "clientConnection": {
-            "kubeconfig": at("kubeconfig"),
-            "contentType": "application/json", "acceptContentTypes": "application/json",
-        },
-        "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
-        "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249",
-    });
-    fs::write(at("config"), config.to_string()).unwrap();
-    let log = fs::File::create(at("log")).unwrap();
-    let mut command = Command::new(program().unwrap());
-    command.args(["kube-proxy", "-v=2", "--config"]).arg(at("config"));
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log);
-    KubeProxy(node.spawn(command).unwrap())
-}
-
-/// The API server, on a thread in a namespace, for as long as the process lives.
-fn api(netns: &Netns) -> FakeApi {
-    let (sender, receiver) = mpsc::channel();
-    let netns = netns.clone();
-    thread::spawn(move || {
-        netns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                sender.send(FakeApi::start_at(API.parse()?).await?)?;
-                std::future::pending::<anyhow::Result<()>>().await
-            })
-        })
-    });
-    receiver.recv().unwrap()
+    let told = KubeProxySettings {
+        node: NODE.to_owned(),
+        server: API.parse().unwrap(),
+        mode: "ipvs",
+        detect_local_mode: "ClusterCIDR",
+        cluster_cidr: "10.244.0.0/16,fd00:10:244::/48".to_owned(),
+        bridge_interface: String::new(),
+        interface_name_prefix: String::new(),
+        masquerade_all: false,
+        localhost_node_ports: true,
+        node_port_addresses: Vec::new(),
+    };
+    KubeProxy::start(&program().unwrap(), node, &told, folder).unwrap()
 }
 
 fn put_service(api: &FakeApi, name: &str, ips: &[&str], node_port: u16) {
@@ -186,7 +146,7 @@ fn wait(what: &str, log: &dyn Fn() -> String, mut done: impl FnMut() -> bool) {
 fn l15_kube_ipvs_takes_over_from_the_real_kube_proxy() {
     let world = World::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let api = api(&world.other);
+    let api = FakeApi::start_on_a_thread(&world.other, API.parse().unwrap()).unwrap();
     api.put("/api/v1/nodes", node(NODE, ["192.0.2.10", "2001:db8::10"]));
     api.put("/api/v1/nodes", node("node-b", ["192.0.2.20", "2001:db8::20"]));
     put_service(&api, "web", &["10.96.1.1", "fd00:10:96::101"], 30_080);
@@ -223,7 +183,7 @@ fn state(node: &Netns) -> Vec<String> {
 /// kube-proxy serves, is killed, kube-ipvs serves, ends, and is cleaned up.
 fn take_over(world: &World, api: &FakeApi, folder: &Path) {
     let kube_proxy = start_kube_proxy(&world.node, folder);
-    let log = || fs::read_to_string(folder.join("log")).unwrap_or_default();
+    let log = || fs::read_to_string(folder.join(format!("{NODE}.log"))).unwrap_or_default();
     // A sync writes its virtual servers, then the elements of its ipsets, then its rules; each family for itself.
     wait("kube-proxy", &log, || {
         let has = |line: &str, text: &str| world.node.sh(line).is_ok_and(|said| said.contains(text));

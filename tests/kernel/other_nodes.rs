@@ -1,8 +1,5 @@
 //! T18 as a whole: an API server, the daemon, the node's routes.
 
-use std::sync::mpsc;
-use std::thread;
-
 use serde_json::{Value, json};
 use testbed::daemon::Daemon;
 use testbed::fake_api::{FakeApi, Fault};
@@ -13,22 +10,6 @@ use crate::seen;
 
 const NODES: &str = "/api/v1/nodes";
 
-/// An API server in a namespace, on a thread of its own.
-fn api(netns: &Netns) -> FakeApi {
-    let (sender, receiver) = mpsc::channel();
-    let netns = netns.clone();
-    thread::spawn(move || {
-        netns.run(|| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async {
-                sender.send(FakeApi::start().await?)?;
-                std::future::pending::<anyhow::Result<()>>().await
-            })
-        })
-    });
-    receiver.recv().unwrap()
-}
-
 fn node(name: &str, address: &str) -> Value {
     json!({"metadata": {"name": name}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
 }
@@ -36,7 +17,7 @@ fn node(name: &str, address: &str) -> Value {
 #[test]
 fn t18_external_ips_of_other_nodes_are_never_bound() {
     let netns = Netns::new().unwrap();
-    let api = api(&netns);
+    let api = FakeApi::start_on_a_thread(&netns, ([127, 0, 0, 1], 0).into()).unwrap();
     for (name, address) in [("n1", "192.0.2.1"), ("n2", "192.0.2.2"), ("n3", "192.0.2.3")] {
         api.put(NODES, node(name, address));
     }

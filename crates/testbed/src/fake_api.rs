@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+
+use crate::netns::Netns;
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
@@ -85,6 +87,25 @@ impl FakeApi {
     /// There is no port.
     pub async fn start() -> Result<Self> {
         Self::start_at(([127, 0, 0, 1], 0).into()).await
+    }
+
+    /// Starts one at an address of a namespace, on a thread that serves as long as the process lives.
+    ///
+    /// # Errors
+    /// The address is taken.
+    pub fn start_on_a_thread(netns: &Netns, address: SocketAddr) -> Result<Self> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let netns = netns.clone();
+        std::thread::spawn(move || {
+            netns.run(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                runtime.block_on(async {
+                    let _ = sender.send(Self::start_at(address).await);
+                    std::future::pending::<Result<()>>().await
+                })
+            })
+        });
+        receiver.recv().context("the API server's thread ended")?
     }
 
     /// Starts one at an address.
