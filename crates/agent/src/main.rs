@@ -18,8 +18,10 @@ mod mode;
 mod node_name;
 mod plan;
 mod privilege;
+mod server_settings;
 mod service_settings;
 mod settings;
+mod start_settings;
 mod sync;
 
 use std::io;

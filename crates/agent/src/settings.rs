@@ -13,7 +13,9 @@ use crate::cli::{DaemonArgs, ForwardAccept};
 use crate::config::{self, KubeProxyConfiguration};
 use crate::duration::GoDuration;
 use crate::mode::{Fallback, Mode};
+use crate::server_settings::ServerSettings;
 use crate::service_settings::{masquerade_bit, model_config, redirect, set_from_flags};
+use crate::start_settings::StartSettings;
 
 /// Default of `ipvs.syncPeriod`.
 const SYNC_PERIOD: Duration = Duration::from_secs(30);
@@ -40,6 +42,10 @@ pub(crate) struct Settings {
     pub(crate) vip_addresses: bool,
     pub(crate) forward_accept: ForwardAccept,
     pub(crate) old_sysctls: OldValues,
+    #[allow(dead_code, reason = "nothing is served yet")]
+    pub(crate) servers: ServerSettings,
+    #[allow(dead_code, reason = "nothing of it is done yet")]
+    pub(crate) start: StartSettings,
 }
 
 /// Where objects come from.
@@ -124,6 +130,8 @@ impl Settings {
             vip_addresses: args.own.vip_addresses,
             forward_accept: args.own.iptables_forward_accept,
             old_sysctls: args.own.run.old_sysctls(),
+            servers: ServerSettings::default(),
+            start: StartSettings::default(),
         })
     }
 }
