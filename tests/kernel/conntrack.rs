@@ -188,6 +188,11 @@ fn flows_that_are_pointed_at_end_and_no_others() {
             .unwrap();
         assert_eq!((done.listed, done.deleted, done.gone), (10, 6, 0));
         assert_eq!(source_ports(&seen("udp")), [5010, 5011, 5020, 5021]);
+        // By where they come from.
+        let of_port = conntrack
+            .delete_where(&Filter::udp_from_port(family, 5010), |_| false)
+            .unwrap();
+        assert_eq!((of_port.listed, of_port.deleted), (1, 0));
         // The other family has none.
         let other = match family {
             Family::V4 => Family::V6,

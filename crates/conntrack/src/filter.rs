@@ -33,12 +33,13 @@ impl Family {
     }
 }
 
-/// Flows of UDP of one family, all or those to one original destination.
+/// Flows of UDP of one family: all, those to one original destination, or those from one original source port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Filter {
     pub(crate) family: Family,
     pub(crate) protocol: u8,
     pub(crate) destination: Option<SocketAddr>,
+    pub(crate) source_port: Option<u16>,
 }
 
 impl Filter {
@@ -48,6 +49,15 @@ impl Filter {
             family,
             protocol: IPPROTO_UDP,
             destination: None,
+            source_port: None,
+        }
+    }
+
+    /// Flows of UDP of a family whose first packet was sent from this port.
+    pub fn udp_from_port(family: Family, port: u16) -> Self {
+        Self {
+            source_port: Some(port),
+            ..Self::udp(family)
         }
     }
 
@@ -67,16 +77,18 @@ impl Filter {
             && self
                 .destination
                 .is_none_or(|destination| place(destination) == place(flow.original.destination))
+            && self.source_port.is_none_or(|port| port == flow.original.source.port())
     }
 }
 
 impl fmt::Display for Filter {
-    /// `UDP flows to 10.96.0.10:53`, `UDP flows of IPv6`.
+    /// `UDP flows to 10.96.0.10:53`, `UDP flows of IPv6 from port 53`, `UDP flows of IPv6`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.destination, self.family) {
             (Some(destination), _) => write!(f, "UDP flows to {destination}"),
             (None, Family::V4) => f.write_str("UDP flows of IPv4"),
             (None, Family::V6) => f.write_str("UDP flows of IPv6"),
-        }
+        }?;
+        self.source_port.map_or(Ok(()), |port| write!(f, " from port {port}"))
     }
 }

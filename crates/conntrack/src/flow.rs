@@ -10,6 +10,10 @@ pub struct Flow {
     pub original: Tuple,
     /// Where answers come from: whom the flow really goes to, an endpoint behind a VIP for instance.
     pub reply_source: SocketAddr,
+    /// An answer has been seen.
+    pub answered: bool,
+    /// Source or destination were translated; what IPVS does is not told here.
+    pub translated: bool,
     /// Where the original tuple is unique.
     pub zone: Zone,
     /// The kernel's name of this entry (`CTA_ID`): a hash of its place in memory and its original tuple

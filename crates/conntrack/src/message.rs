@@ -13,10 +13,10 @@ use crate::filter::{Family, Filter};
 use crate::flow::{Flow, Tuple, Zone};
 use crate::uapi::{
     CTA_FILTER, CTA_FILTER_F_CTA_IP_DST, CTA_FILTER_F_CTA_PROTO_DST_PORT, CTA_FILTER_F_CTA_PROTO_NUM,
-    CTA_FILTER_ORIG_FLAGS, CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST, CTA_IP_V6_SRC, CTA_PROTO_DST_PORT,
-    CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_TUPLE_IP, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE,
-    CTA_ZONE, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET, IPCTNL_MSG_CT_NEW, NFNL_SUBSYS_CTNETLINK, NFPROTO_IPV4,
-    NFPROTO_IPV6,
+    CTA_FILTER_F_CTA_PROTO_SRC_PORT, CTA_FILTER_ORIG_FLAGS, CTA_ID, CTA_IP_V4_DST, CTA_IP_V4_SRC, CTA_IP_V6_DST,
+    CTA_IP_V6_SRC, CTA_PROTO_DST_PORT, CTA_PROTO_NUM, CTA_PROTO_SRC_PORT, CTA_STATUS, CTA_TUPLE_IP, CTA_TUPLE_ORIG,
+    CTA_TUPLE_PROTO, CTA_TUPLE_REPLY, CTA_TUPLE_ZONE, CTA_ZONE, IPCTNL_MSG_CT_DELETE, IPCTNL_MSG_CT_GET,
+    IPCTNL_MSG_CT_NEW, IPS_NAT_MASK, IPS_SEEN_REPLY, NFNL_SUBSYS_CTNETLINK, NFPROTO_IPV4, NFPROTO_IPV6,
 };
 
 /// Type of the messages that a list is made of.
@@ -58,6 +58,10 @@ pub(crate) fn encode_list(filter: &Filter, filtering: Filtering, buffer: &mut Ve
             }
             put_nested(buffer, CTA_TUPLE_PROTO, |buffer| {
                 put(buffer, CTA_PROTO_NUM, &[filter.protocol]);
+                if let Some(port) = filter.source_port {
+                    flags |= CTA_FILTER_F_CTA_PROTO_SRC_PORT;
+                    put_be16(buffer, CTA_PROTO_SRC_PORT, port);
+                }
                 if let Some(destination) = filter.destination {
                     flags |= CTA_FILTER_F_CTA_PROTO_DST_PORT;
                     put_be16(buffer, CTA_PROTO_DST_PORT, destination.port());
@@ -119,9 +123,13 @@ pub(crate) fn decode(payload: &[u8]) -> Option<Flow> {
     let reply = find(attributes, CTA_TUPLE_REPLY)?;
     let both = find(attributes, CTA_ZONE).and_then(|zone| zone.be16());
     let one = find(original.nested(), CTA_TUPLE_ZONE).and_then(|zone| zone.be16());
+    let status = find(attributes, CTA_STATUS)?.payload.try_into().ok();
+    let status = status.map(u32::from_be_bytes)?;
     Some(Flow {
         original: decode_tuple(family, original)?,
         reply_source: decode_tuple(family, reply)?.source,
+        answered: status & IPS_SEEN_REPLY != 0,
+        translated: status & IPS_NAT_MASK != 0,
         zone: match (both, one) {
             (Some(zone), _) => Zone::Both(zone),
             (None, Some(zone)) => Zone::Original(zone),

@@ -1,7 +1,8 @@
 //! Real servers that take no new connections and wait until the old ones end (L5, L6).
 //!
 //! Which drain is told by the kernel alone: weight 0, and a deadline in our table's set `draining`. So a new process goes
-//! on where the last one was killed, and renews no deadline.
+//! on where the last one was killed, and renews no deadline. One of UDP stays so shortly that its deadline is not kept; it
+//! is in the set while it goes (L8, `rules`).
 
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 /// How often draining real servers are looked at.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a real server of UDP is marked while it goes and its flows end; a killed process leaves the mark no longer.
+const OVER_MARK: Duration = Duration::from_secs(1);
 
 /// How far one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +76,7 @@ impl Drains {
             State::Until(until) => {
                 until.map(|until| until.saturating_duration_since(now).max(Duration::from_millis(1)))
             }
-            State::Over => Some(Duration::from_millis(1)),
+            State::Over => Some(OVER_MARK),
         }
     }
 

@@ -82,7 +82,8 @@ pub enum SetName {
     Sources,
     /// Health-check node ports: reachable at VIPs, too.
     HealthPorts,
-    /// Places with real servers that drain, with their deadlines (L5). No rule looks them up: a ledger in the kernel.
+    /// Places with real servers that drain, with their deadlines (L5): a ledger in the kernel, which no rule looks up. And
+    /// with those of UDP that go just now (L8).
     Draining,
 }
 

@@ -437,8 +437,10 @@ impl Ledger {
                     };
                     self.drains
                         .begin(drained, Some(timeout).filter(|timeout| !timeout.is_zero()), now);
-                    // One that is over was told so by the kernel, or is about to go.
-                    marked.extend(self.drains.waits(&drained).then_some((element, true)));
+                    let waits = self.drains.waits(&drained);
+                    // The deadline of one that waits; of UDP, that its flows are to end.
+                    let mark = waits == (place.protocol != Protocol::Udp);
+                    marked.extend(mark.then_some((element, true)));
                 }
                 _ if self.drains.end(&drained) => marked.push((element, false)),
                 _ => {}

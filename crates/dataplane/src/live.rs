@@ -1,12 +1,13 @@
 //! The running kernel behind the seam: IPVS, rtnetlink and nf_tables, in this thread's network namespace.
 
+use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
 
 use conntrack::{Conntrack, Filter, Flow};
 use ipvs::{Command, Counters, Ipvs, RealServer, RealServerConfig, RealServerState, VipCommand, Vips, VirtualServer};
 use nftables::{Family, Nftables};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::warn;
 
 use crate::element::{ElementKey, ElementValue, SetName};
@@ -134,7 +135,7 @@ impl LiveKernel {
         Ok(found.into_iter().map(|real| (real.server, real.config)).collect())
     }
 
-    /// One look at the connection tracker for each family, however many places there are (L8).
+    /// A look or two at the connection tracker for each family, however many places there are (L8).
     fn end_flows(&mut self, all: &[&EndFlows]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
         let mut answers = vec![Ok(()); all.len()];
         for family in [conntrack::Family::V4, conntrack::Family::V6] {
@@ -145,16 +146,25 @@ impl LiveKernel {
                 .filter(of_family)
                 .map(|flows| (flows.place.socket(), &*flows.keep))
                 .collect();
-            let filter = match keep.keys().next() {
-                None => continue,
-                Some(place) if keep.len() == 1 => Filter::udp_to(*place),
-                Some(_) => Filter::udp(family),
-            };
+            let endpoints: FxHashSet<SocketAddr> = keep.values().copied().flatten().copied().collect();
             let stale = |flow: &Flow| {
                 let keep = keep.get(&flow.original.destination);
                 keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
             };
-            let Err(error) = self.conntrack.delete_where(&filter, stale) else {
+            // An answer that came when its flow was ended began a flow of its own, from which the next flow of its client
+            // could not be told.
+            let astray = |flow: &Flow| !flow.answered && !flow.translated && endpoints.contains(&flow.original.source);
+            let looks = match keep.keys().next() {
+                None => continue,
+                Some(place) if keep.len() == 1 => {
+                    let ports: BTreeSet<u16> = endpoints.iter().map(SocketAddr::port).collect();
+                    let from = ports.into_iter().map(|port| Filter::udp_from_port(family, port));
+                    from.chain([Filter::udp_to(*place)]).collect()
+                }
+                Some(_) => vec![Filter::udp(family)],
+            };
+            let mut end = |filter: &Filter| self.conntrack.delete_where(filter, |flow| stale(flow) || astray(flow));
+            let Err(error) = looks.iter().try_for_each(|filter| end(filter).map(drop)) else {
                 continue;
             };
             if error.errno().is_none() {

@@ -180,6 +180,9 @@ impl Rules {
     fn input(&self, list: &mut List) {
         let new = || Statement::CtNew;
         let at_insiders = || vec![new(), at(SetName::Insiders)];
+        for (comment, statements) in stale() {
+            list.add(comment, "in", statements);
+        }
         list.add(
             "T2 sent there",
             "in",
@@ -233,6 +236,10 @@ impl Rules {
             vec![to_vip(), Statement::DnatToItself],
         );
         let at_insiders = || vec![at(SetName::Insiders)];
+        for (comment, statements) in stale() {
+            let own = [Statement::SourceLocal(Is::So)];
+            list.add(comment, "out-verdict", own.into_iter().chain(statements));
+        }
         add(
             list,
             "T2 sent there",
@@ -279,6 +286,28 @@ impl Rules {
         }
         text
     }
+}
+
+/// UDP of flows that are about to be ended. IPVS would send it to another endpoint than the flow expects answers from; the
+/// answers would begin a flow of their own, which is in the way of the client's next one for half a minute.
+fn stale() -> [(&'static str, Vec<Statement>); 2] {
+    let drop = |which| {
+        let udp = [Statement::Proto(17), Statement::CtConfirmed, which];
+        udp.into_iter().chain([Statement::Verdict(Verdict::Drop)]).collect()
+    };
+    // Since IPVS had it, a flow expects them from an endpoint. Without translation their port is the destination's.
+    let older = Statement::In(
+        vec![Field::ReplySaddr, Field::L4Proto, Field::Dport],
+        SetName::Services.as_str().to_owned(),
+    );
+    let leaving = Statement::In(
+        [place(), vec![Field::ReplySaddr, Field::ReplySport]].concat(),
+        SetName::Draining.as_str().to_owned(),
+    );
+    [
+        ("L8 older than the service", drop(older)),
+        ("L8 of an endpoint that goes", drop(leaving)),
+    ]
 }
 
 fn refuse() -> Statement {

@@ -256,6 +256,7 @@ impl Expressions<'_> {
         match statement {
             Statement::CtNew => self.connection(NFT_CT_STATE, NF_CT_STATE_NEW),
             Statement::CtDnat => self.connection(NFT_CT_STATUS, IPS_DST_NAT),
+            Statement::CtConfirmed => self.connection(NFT_CT_STATUS, IPS_CONFIRMED),
             Statement::SourceLocal(is) => self.fib_local(NFTA_FIB_F_SADDR, *is),
             Statement::DestinationLocal(is) => self.fib_local(NFTA_FIB_F_DADDR, *is),
             Statement::In(fields, set) => self.look_up(fields, set, 0, None),
@@ -351,6 +352,9 @@ impl Expressions<'_> {
         let (base, offset) = match (field, self.family) {
             (Field::L4Proto, _) => return self.meta(NFT_META_L4PROTO, register),
             (Field::Mark, _) => return self.meta(NFT_META_MARK, register),
+            (Field::ReplySaddr, Family::Ip) => return self.reply(NFT_CT_SRC_IP, register),
+            (Field::ReplySaddr, Family::Ip6) => return self.reply(NFT_CT_SRC_IP6, register),
+            (Field::ReplySport, _) => return self.reply(NFT_CT_PROTO_SRC, register),
             (Field::Saddr, Family::Ip) => (NFT_PAYLOAD_NETWORK_HEADER, 12),
             (Field::Daddr, Family::Ip) => (NFT_PAYLOAD_NETWORK_HEADER, 16),
             (Field::Saddr, Family::Ip6) => (NFT_PAYLOAD_NETWORK_HEADER, 8),
@@ -371,6 +375,15 @@ impl Expressions<'_> {
         self.add("meta", |buffer| {
             put_be32(buffer, NFTA_META_KEY, key);
             put_be32(buffer, NFTA_META_DREG, register);
+        });
+    }
+
+    /// A part of the tuple that answers of the connection have.
+    fn reply(&mut self, key: u32, register: u32) {
+        self.add("ct", |buffer| {
+            put_be32(buffer, NFTA_CT_KEY, key);
+            put_be32(buffer, NFTA_CT_DREG, register);
+            put(buffer, NFTA_CT_DIRECTION, &[IP_CT_DIR_REPLY]);
         });
     }
 

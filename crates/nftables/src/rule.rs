@@ -83,6 +83,10 @@ pub enum Field {
     Dport,
     /// Mark.
     Mark,
+    /// Source address of the connection's replies.
+    ReplySaddr,
+    /// Source port of the connection's replies.
+    ReplySport,
 }
 
 /// A part of a rule.
@@ -92,6 +96,8 @@ pub enum Statement {
     CtNew,
     /// NAT gave the connection another destination.
     CtDnat,
+    /// An earlier packet of the connection has left this host, or arrived.
+    CtConfirmed,
     /// The source address is one of this host, or is not.
     SourceLocal(Is),
     /// The destination address is one of this host, or is not.
@@ -137,10 +143,10 @@ impl Field {
     /// Its type in a table of a family.
     pub fn data_type(self, family: Family) -> DataType {
         match (self, family) {
-            (Self::Saddr | Self::Daddr, Family::Ip) => DataType::Ipv4Addr,
-            (Self::Saddr | Self::Daddr, Family::Ip6) => DataType::Ipv6Addr,
+            (Self::Saddr | Self::Daddr | Self::ReplySaddr, Family::Ip) => DataType::Ipv4Addr,
+            (Self::Saddr | Self::Daddr | Self::ReplySaddr, Family::Ip6) => DataType::Ipv6Addr,
             (Self::L4Proto, _) => DataType::InetProto,
-            (Self::Sport | Self::Dport, _) => DataType::InetService,
+            (Self::Sport | Self::Dport | Self::ReplySport, _) => DataType::InetService,
             (Self::Mark, _) => DataType::Mark,
         }
     }
@@ -153,6 +159,8 @@ impl Field {
             Self::Sport => "th sport".to_owned(),
             Self::Dport => "th dport".to_owned(),
             Self::Mark => "meta mark".to_owned(),
+            Self::ReplySaddr => format!("ct reply {family} saddr"),
+            Self::ReplySport => "ct reply proto-src".to_owned(),
         }
     }
 }
@@ -176,6 +184,7 @@ impl Statement {
         match self {
             Self::CtNew => "ct state new".to_owned(),
             Self::CtDnat => "ct status dnat".to_owned(),
+            Self::CtConfirmed => "ct status confirmed".to_owned(),
             Self::SourceLocal(is) => format!("fib saddr type {}local", is.operator()),
             Self::DestinationLocal(is) => format!("fib daddr type {}local", is.operator()),
             Self::In(of, set) => format!("{} @{set}", fields(of)),

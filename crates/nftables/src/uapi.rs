@@ -117,9 +117,15 @@ pub(crate) const NFT_META_L4PROTO: u32 = 16;
 
 pub(crate) const NFTA_CT_DREG: u16 = 1;
 pub(crate) const NFTA_CT_KEY: u16 = 2;
+pub(crate) const NFTA_CT_DIRECTION: u16 = 3;
 pub(crate) const NFT_CT_STATE: u32 = 0;
 pub(crate) const NFT_CT_STATUS: u32 = 2;
+pub(crate) const NFT_CT_PROTO_SRC: u32 = 11;
+pub(crate) const NFT_CT_SRC_IP: u32 = 19;
+pub(crate) const NFT_CT_SRC_IP6: u32 = 21;
+pub(crate) const IP_CT_DIR_REPLY: u8 = 1;
 /// linux/netfilter/nf_conntrack_common.h
+pub(crate) const IPS_CONFIRMED: u32 = 1 << 3;
 pub(crate) const IPS_DST_NAT: u32 = 1 << 5;
 /// `NF_CT_STATE_BIT(IP_CT_NEW)`.
 pub(crate) const NF_CT_STATE_NEW: u32 = 8;

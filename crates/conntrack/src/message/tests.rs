@@ -60,6 +60,10 @@ fn listed_flows_are_read() {
         1_566_085_797,
         "[fd00:1::1]:4000 -> [fd00:96::10]:53 protocol 17, answered by [fd00:1::1]:5353",
     );
+    // Its destination was translated, nothing came back (`CTA_STATUS`, 0x1a8); then something had.
+    let status = |text: &str| decode(&bytes(text)).map(|flow| (flow.translated, flow.answered));
+    assert_eq!(status(PLAIN), Some((true, false)));
+    assert_eq!(status(&PLAIN.replace("00000001a8", "000000018a")), Some((false, true)));
     assert_eq!(decode(&bytes(ECHO)), None);
     // A family of another world.
     assert_eq!(decode(&[&[1], &bytes(PLAIN)[1..]].concat()), None);
@@ -122,6 +126,13 @@ fn a_list_is_filtered_by_what_the_kernel_compares_rightly() {
             .replace([' ', '_'], "")
             .as_str(),
     );
+    check(
+        Filter::udp_from_port(Family::V6, 5353),
+        Filtering::Kernel,
+        "0a000000 1800_0180 1400_0280 0500010011000000 06000200 14e90000 0c00_1980 0800010018000000"
+            .replace([' ', '_'], "")
+            .as_str(),
+    );
     // No address.
     check(
         Filter::udp_to("[fd00:96::10]:53".parse().unwrap()),
@@ -133,7 +144,7 @@ fn a_list_is_filtered_by_what_the_kernel_compares_rightly() {
 }
 
 #[test]
-fn a_filter_matches_its_family_protocol_and_destination() {
+fn a_filter_matches_its_family_protocol_and_ends() {
     let flow = decode(&bytes(PLAIN)).unwrap();
     let six = decode(&bytes(SIX)).unwrap();
     let to = |place: &str| Filter::udp_to(place.parse().unwrap());
@@ -143,6 +154,8 @@ fn a_filter_matches_its_family_protocol_and_destination() {
     assert!(!to("10.96.0.10:54").matches(&flow) && !to("10.96.0.11:53").matches(&flow));
     // Not the source, not who answers.
     assert!(!to("127.0.0.1:4000").matches(&flow) && !to("127.0.0.2:5353").matches(&flow));
+    let from = |port| Filter::udp_from_port(Family::V4, port).matches(&flow);
+    assert!(from(4000) && !from(53));
     let tcp = Flow {
         original: Tuple {
             protocol: 6,
@@ -170,6 +183,8 @@ fn any_flow() -> impl Strategy<Value = Flow> {
                 protocol,
             },
             reply_source: SocketAddr::new(destination, ports[1]),
+            answered: false,
+            translated: false,
             zone,
             id,
         },

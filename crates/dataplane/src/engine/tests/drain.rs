@@ -211,6 +211,7 @@ fn udp_real_servers_go_after_a_moment() {
         lines.contains(&"-e -u 10.10.0.12:80 -r 10.20.0.2:8080 -m -w 0".to_owned()),
         "{lines:#?}"
     );
+    assert!(lines.iter().all(|line| !line.contains(" draining ")), "{lines:#?}");
     let place = VirtualServer::Address {
         address: ip(10, 12),
         port: 80,
@@ -221,7 +222,15 @@ fn udp_real_servers_go_after_a_moment() {
     assert_eq!(plane.ledger().next_look(), Some(end));
     assert_eq!(look(&mut plane, now), Vec::<String>::new());
     let lines = look(&mut plane, end);
-    assert_eq!(lines[0], "-d -u 10.10.0.12:80 -r 10.20.0.2:8080");
+    // Marked while it goes and its flows end, and no longer (L8).
+    let mark = "element ip kube-ipvs draining { 10.10.0.12 . udp . 80 . 10.20.0.2 . 8080";
+    assert_eq!(lines[0], format!("add {mark} timeout 1000ms }}"));
+    assert_eq!(lines[1], "-d -u 10.10.0.12:80 -r 10.20.0.2:8080");
+    assert!(
+        lines[2].starts_with("conntrack -D -p udp --orig-dst 10.10.0.12 --orig-port-dst 80 "),
+        "{lines:#?}"
+    );
+    assert_eq!(lines[3..], [format!("delete {mark} }}")]);
     assert_eq!(plane.ledger().draining(), 0);
 }
 

@@ -107,7 +107,8 @@ fn flows_end_after_a_removal_that_was_refused() {
     plane.want(&service(1), &program(1, &[dns(&[1])]));
     plane.commit(now).unwrap();
     assert_eq!(plane.kernel().flows.len(), 1, "its answer may be under way");
-    let number = plane.kernel().log.len();
+    // Behind the mark.
+    let number = plane.kernel().log.len() + 1;
     plane.kernel_mut().faults.insert(number, libc::ENOMEM);
     let later = now + crate::ledger::UDP_GRACE;
     plane.look_at_drains(later).unwrap();
