@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::cluster::Cluster;
 use super::question::Mode;
@@ -21,6 +21,11 @@ use super::yaml;
 use crate::control_plane;
 use crate::daemon::Daemon;
 use crate::netns::Netns;
+
+/// How long the addresses of all VIPs may take.
+const ADDRESSES: Duration = Duration::from_secs(60);
+/// Protocol number of the routes of kube-ipvs.
+const ROUTE_PROTOCOL: u8 = 163;
 
 /// Which proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +175,9 @@ impl Proxies {
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         let mut daemon = Daemon::start(netns, &words)?;
         daemon.wait_until_serving()?;
+        if mode == Mode::Ipvs {
+            wait_for_addresses(netns)?;
+        }
         self.running.insert(
             node,
             Running::Ours {
@@ -178,6 +186,22 @@ impl Proxies {
         );
         Ok(())
     }
+}
+
+/// Until every VIP that is routed is an address, too (L4). Serving does not wait for it, but the source of a node's own
+/// connection to a VIP of IPv6 becomes the VIP itself then: one client until then, another one after (T20).
+fn wait_for_addresses(netns: &Netns) -> Result<()> {
+    let lines = |line: &str| Ok::<_, anyhow::Error>(netns.sh(line)?.lines().count());
+    let deadline = Instant::now() + ADDRESSES;
+    for family in ["-4", "-6"] {
+        while lines(&format!("ip {family} -o address show dev kube-ipvs0 scope global"))?
+            < lines(&format!("ip {family} route show table local proto {ROUTE_PROTOCOL}"))?
+        {
+            ensure!(Instant::now() < deadline, "VIPs do not become addresses of kube-ipvs0");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
 }
 
 /// The flags of kube-ipvs in a world.
