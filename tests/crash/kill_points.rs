@@ -35,7 +35,10 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     node.run(|| {
         Vips::open()?.ensure_device()?;
         let old = tempfile::tempdir()?;
-        let ensured = sysctl::ensure(&sysctl::required(false), &OldValues::at(old.path().join("sysctls")));
+        let ensured = sysctl::ensure(
+            &sysctl::required(false),
+            Some(&OldValues::at(old.path().join("sysctls"))),
+        );
         for change in ensured.changed {
             change.result?;
         }

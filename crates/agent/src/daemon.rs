@@ -10,10 +10,9 @@ use dataplane::iptables::{self, Installed, IptablesPlane, Programs, Saved};
 use dataplane::live::LiveKernel;
 use dataplane::rules;
 use dataplane::{DataPlane, Kernel, KernelBroken, Plane, Snapshot};
-use ipvs::sysctl::{self, Ensured, Sysctl};
-use ipvs::{Ipvs, OldValues, Timeouts, VipMonitor};
+use ipvs::{Ipvs, VipMonitor};
 use nftables::Monitor;
-use service_model::{Capture, Event, Family, Kind, ObjectName};
+use service_model::{Event, Family, Kind, ObjectName};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -26,7 +25,8 @@ use crate::host_rules;
 use crate::listeners::{self, Listeners};
 use crate::mode::{Choice, Mode};
 use crate::privilege::require_net_admin;
-use crate::settings::{IpvsTimeouts, Settings, Source};
+use crate::settings::{Settings, Source};
+use crate::start;
 use crate::sync::{Channels, Periods, Sync};
 
 /// Events between the API side and the sync thread. When it is full the API side waits.
@@ -55,6 +55,10 @@ pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     }
     require_net_admin()?;
     let choice = Choice::make(requested, settings.model.scheduler, settings.fallback)?;
+    start::node(&settings.start)?;
+    if settings.start.init_only {
+        return start::init_only(&settings, choice.effective);
+    }
     match choice.effective {
         Mode::Ipvs => serve(settings, Some(choice), open_ipvs),
         Mode::Iptables => {
@@ -209,12 +213,7 @@ fn open_to_read() -> Result<LiveKernel> {
 fn open_ipvs(settings: &Settings) -> Result<(DataPlane<LiveKernel>, Option<Listeners<Snapshot>>)> {
     bridge::warn_where_replies_pass_by(&settings.model.detect_local);
     let mut kernel = LiveKernel::open()?;
-    kernel
-        .vips()
-        .ensure_device()
-        .context("make the dummy device kube-ipvs0")?;
-    set_sysctls(&sysctl::required(settings.strict_arp), &settings.old_sysctls)?;
-    set_timeouts(kernel.ipvs(), settings.timeouts)?;
+    start::ipvs(settings, &mut kernel)?;
     host_rules::start(settings.forward_accept, settings.masquerade_bit);
     let mut reader = LiveKernel::open()?;
     let listeners = Listeners {
@@ -228,17 +227,7 @@ fn open_ipvs(settings: &Settings) -> Result<(DataPlane<LiveKernel>, Option<Liste
 fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Option<Listeners<Saved>>)> {
     let programs = Installed::find().map_err(|error| anyhow!("the iptables mode cannot be used: {error}"))?;
     info!(variant = programs.variant().as_str(), "rules are written with iptables");
-    if matches!(
-        settings.redirect,
-        Capture::Redirect {
-            localhost_node_ports: true
-        }
-    ) {
-        // Where it cannot be set NodePorts do not answer on 127.0.0.1, and everything else does.
-        if let Err(error) = set_sysctls(&[sysctl::ROUTE_LOCALNET], &settings.old_sysctls) {
-            warn!(error = format!("{error:#}"), "NodePorts do not answer on 127.0.0.1");
-        }
-    }
+    start::iptables(settings);
     let liberal = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal");
     let rules = iptables::Settings {
         masquerade_bit: settings.masquerade_bit,
@@ -299,42 +288,4 @@ fn require_ipvs() -> Result<()> {
             error.into()
         }
     })
-}
-
-/// A value that cannot be set ends the start, as kube-proxy's does; one that is right already needs no right to write.
-fn set_sysctls(wanted: &[Sysctl], old: &OldValues) -> Result<()> {
-    let Ensured { changed, kept } = sysctl::ensure(wanted, old);
-    if let Err(error) = kept {
-        warn!(
-            error = format!("{:#}", anyhow::Error::from(error)),
-            "old values of sysctls are not kept, cleanup will not restore them"
-        );
-    }
-    for change in changed {
-        let name = change.name;
-        match change.result {
-            Ok(()) => info!(name, old = change.old, new = change.new, "sysctl set"),
-            Err(error) => return Err(error).with_context(|| format!("set sysctl {name} to {}", change.new)),
-        }
-    }
-    Ok(())
-}
-
-fn set_timeouts(ipvs: &mut Ipvs, timeouts: IpvsTimeouts) -> Result<()> {
-    let seconds = |time: std::time::Duration| u32::try_from(time.as_secs()).context("IPVS timeouts are 32-bit seconds");
-    let wanted = Timeouts {
-        tcp: seconds(timeouts.tcp)?,
-        tcp_fin: seconds(timeouts.tcp_fin)?,
-        udp: seconds(timeouts.udp)?,
-    };
-    if wanted != Timeouts::default() {
-        ipvs.set_timeouts(wanted).context("set the IPVS timeouts")?;
-        info!(
-            tcp = wanted.tcp,
-            tcp_fin = wanted.tcp_fin,
-            udp = wanted.udp,
-            "IPVS timeouts set, 0 = left alone"
-        );
-    }
-    Ok(())
 }

@@ -33,20 +33,37 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Starts the helper where there may be something to do, without waiting for it: a thread does and logs.
 pub(crate) fn start(mode: ForwardAccept, masquerade_bit: u8) {
+    if needed(mode) {
+        start_helper(arguments(mode, masquerade_bit), not_ensured);
+    }
+}
+
+/// The same, and waits for it.
+pub(crate) fn run(mode: ForwardAccept, masquerade_bit: u8) {
+    if needed(mode)
+        && let Err(error) = help(&arguments(mode, masquerade_bit))
+    {
+        not_ensured(&format!("{error:#}"));
+    }
+}
+
+fn not_ensured(error: &str) {
+    warn!(
+        error,
+        "accepts in the host's FORWARD chain are not ensured; replies of services may be dropped there"
+    );
+}
+
+fn needed(mode: ForwardAccept) -> bool {
     let needed = match mode {
         ForwardAccept::Never => false,
         ForwardAccept::Always => true,
         ForwardAccept::Auto => has_legacy_table(Path::new("/proc/net"), "filter") | forward_policy_drops(),
     };
     if !needed {
-        return debug!(?mode, "no rules of others are looked at");
+        debug!(?mode, "no rules of others are looked at");
     }
-    start_helper(arguments(mode, masquerade_bit), |error| {
-        warn!(
-            error,
-            "accepts in the host's FORWARD chain are not ensured; replies of services may be dropped there"
-        );
-    });
+    needed
 }
 
 /// Starts the helper where a kube-proxy may have left something; to be called when its work is done by us. The same
@@ -85,10 +102,10 @@ pub(crate) fn may_have_leftovers() -> bool {
         || has_legacy_table(Path::new("/proc/net"), "nat")
 }
 
-fn start_helper(arguments: Vec<String>, fail: impl Fn(String) + Send + 'static) {
+fn start_helper(arguments: Vec<String>, fail: impl Fn(&str) + Send + 'static) {
     let tell = move || {
         if let Err(error) = help(&arguments) {
-            fail(format!("{error:#}"));
+            fail(&format!("{error:#}"));
         }
     };
     if let Err(error) = thread::Builder::new().name("host-rules".into()).spawn(tell) {

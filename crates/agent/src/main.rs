@@ -8,6 +8,7 @@ mod bridge;
 mod cleanup;
 mod cli;
 mod config;
+mod conntrack_sysctls;
 mod daemon;
 mod dry_run;
 mod duration;
@@ -21,6 +22,7 @@ mod privilege;
 mod server_settings;
 mod service_settings;
 mod settings;
+mod start;
 mod start_settings;
 mod sync;
 

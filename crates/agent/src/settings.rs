@@ -44,7 +44,6 @@ pub(crate) struct Settings {
     pub(crate) old_sysctls: OldValues,
     #[allow(dead_code, reason = "nothing is served yet")]
     pub(crate) servers: ServerSettings,
-    #[allow(dead_code, reason = "nothing of it is done yet")]
     pub(crate) start: StartSettings,
 }
 
@@ -133,6 +132,16 @@ impl Settings {
             servers: ServerSettings::default(),
             start: StartSettings::default(),
         })
+    }
+
+    /// NodePorts are to answer on 127.0.0.1 in the mode iptables.
+    pub(crate) fn localhost_node_ports(&self) -> bool {
+        matches!(
+            self.redirect,
+            Capture::Redirect {
+                localhost_node_ports: true
+            }
+        )
     }
 }
 

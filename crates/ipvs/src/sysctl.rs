@@ -1,5 +1,6 @@
 //! Sysctls that IPVS needs, each written only where it differs, and put back on request (L16).
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -10,12 +11,12 @@ use crate::old_values::OldValues;
 const ROOT: &str = "/proc/sys";
 
 /// A sysctl and the value that we want.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sysctl {
     /// Path below /proc/sys, such as `net/ipv4/vs/conntrack`.
     pub name: &'static str,
     /// The value.
-    pub value: &'static str,
+    pub value: Cow<'static, str>,
 }
 
 /// One that had to be changed.
@@ -26,7 +27,7 @@ pub struct Changed {
     /// What it was; empty where it could not be read.
     pub old: String,
     /// What it is to be.
-    pub new: &'static str,
+    pub new: Cow<'static, str>,
     /// How writing it went.
     pub result: Result<(), Error>,
 }
@@ -52,14 +53,17 @@ pub struct Restorable {
 /// Lets NodePorts of the iptables mode answer on 127.0.0.1 (`iptables.localhostNodePorts`, T17).
 pub const ROUTE_LOCALNET: Sysctl = Sysctl {
     name: "net/ipv4/conf/all/route_localnet",
-    value: "1",
+    value: Cow::Borrowed("1"),
 };
 
 /// What kube-proxy sets in IPVS mode, on the kernels that we support. `conn_reuse_mode` is not among it: kube-proxy
 /// clears it below 5.9 only, where reuse of a port broke connections (k/k#93297, fixed by 35dfb013149f), and we support
 /// 5.10 and newer. IPv6 forwarding is left alone, as kube-proxy does: it is the network plugin's.
 pub fn required(strict_arp: bool) -> Vec<Sysctl> {
-    let sysctl = |name, value| Sysctl { name, value };
+    let sysctl = |name, value| Sysctl {
+        name,
+        value: Cow::Borrowed(value),
+    };
     let mut all = vec![
         sysctl("net/ipv4/vs/conntrack", "1"),
         sysctl("net/ipv4/vs/expire_nodest_conn", "1"),
@@ -74,8 +78,8 @@ pub fn required(strict_arp: bool) -> Vec<Sysctl> {
 }
 
 /// Brings sysctls of this process's network namespace to their values, and tells of those that were not. Old values are
-/// kept before anything is written; the first one of each stays the one that is kept.
-pub fn ensure(wanted: &[Sysctl], kept: &OldValues) -> Ensured {
+/// kept before anything is written, where they are to be; the first one of each stays the one that is kept.
+pub fn ensure(wanted: &[Sysctl], kept: Option<&OldValues>) -> Ensured {
     ensure_in(Path::new(ROOT), wanted, kept)
 }
 
@@ -96,20 +100,22 @@ pub fn restore(sysctl: &Restorable) -> Result<(), Error> {
     restore_in(Path::new(ROOT), sysctl)
 }
 
-fn ensure_in(root: &Path, wanted: &[Sysctl], kept: &OldValues) -> Ensured {
+fn ensure_in(root: &Path, wanted: &[Sysctl], kept: Option<&OldValues>) -> Ensured {
     let read = |sysctl: &Sysctl| match read(root, sysctl.name) {
         Ok(old) if old == sysctl.value => None,
-        Ok(old) => Some((*sysctl, old, Ok(()))),
-        Err(error) => Some((*sysctl, String::new(), Err(error))),
+        Ok(old) => Some((sysctl.clone(), old, Ok(()))),
+        Err(error) => Some((sysctl.clone(), String::new(), Err(error))),
     };
     let differing: Vec<_> = wanted.iter().filter_map(read).collect();
     let readable = differing.iter().filter(|(.., result)| result.is_ok());
-    let kept = kept.keep(readable.map(|(sysctl, old, _)| (sysctl.name, old.as_str())));
+    let kept = kept.map_or(Ok(()), |kept| {
+        kept.keep(readable.map(|(sysctl, old, _)| (sysctl.name, old.as_str())))
+    });
     let set = |(sysctl, old, result): (Sysctl, String, Result<(), Error>)| Changed {
         name: sysctl.name,
         old,
+        result: result.and_then(|()| write(root, sysctl.name, &sysctl.value)),
         new: sysctl.value,
-        result: result.and_then(|()| write(root, sysctl.name, sysctl.value)),
     };
     Ensured {
         changed: differing.into_iter().map(set).collect(),
@@ -122,7 +128,7 @@ fn restorable_in(root: &Path, kept: &OldValues) -> Result<Vec<Restorable>, Error
     let ours = required(true).into_iter();
     Ok(ours
         .filter_map(|Sysctl { name, value }| {
-            let old = old.get(name).filter(|old| *old != value)?;
+            let old = old.get(name).filter(|old| **old != value)?;
             (read(root, name).ok()? == value).then(|| Restorable { name, old: old.clone() })
         })
         .collect())
@@ -172,12 +178,18 @@ mod tests {
         (root.join("sys"), kept)
     }
 
+    fn one((name, value): (&'static str, &'static str)) -> Sysctl {
+        Sysctl {
+            name,
+            value: value.into(),
+        }
+    }
+
     #[test]
     fn l16_written_only_where_different() {
         let (root, kept) = folder("ensure", &[("a/same", "1\n"), ("a/other", "0\n")]);
-        let wanted =
-            [("a/same", "1"), ("a/other", "1"), ("a/missing", "1")].map(|(name, value)| Sysctl { name, value });
-        let ensured = ensure_in(&root, &wanted, &kept);
+        let wanted = [("a/same", "1"), ("a/other", "1"), ("a/missing", "1")].map(one);
+        let ensured = ensure_in(&root, &wanted, Some(&kept));
         let told: Vec<_> = ensured
             .changed
             .iter()
@@ -191,7 +203,7 @@ mod tests {
             [("a/other".to_owned(), "0".to_owned())].into(),
             "what was right, or cannot be read, is not kept"
         );
-        assert_eq!(ensure_in(&root, &wanted[..2], &kept).changed.len(), 0);
+        assert_eq!(ensure_in(&root, &wanted[..2], Some(&kept)).changed.len(), 0);
     }
 
     #[test]
@@ -202,11 +214,11 @@ mod tests {
             "net/ipv4/conf/all/arp_ignore",
         );
         let (root, kept) = folder("restore", &[(forward, "0\n"), (conntrack, "0\n"), (ignore, "2\n")]);
-        let wanted = [(forward, "1"), (conntrack, "1"), (ignore, "1")].map(|(name, value)| Sysctl { name, value });
-        assert!(ensure_in(&root, &wanted, &kept).kept.is_ok());
+        let wanted = [(forward, "1"), (conntrack, "1"), (ignore, "1")].map(one);
+        assert!(ensure_in(&root, &wanted, Some(&kept)).kept.is_ok());
         // Somebody has another value meanwhile, and a second start sets it again: the first one is what it was.
         fs::write(root.join(ignore), "8").unwrap();
-        assert_eq!(ensure_in(&root, &wanted, &kept).changed.len(), 1);
+        assert_eq!(ensure_in(&root, &wanted, Some(&kept)).changed.len(), 1);
         // This one is somebody else's now.
         fs::write(root.join(conntrack), "2").unwrap();
         let restorable = restorable_in(&root, &kept).unwrap();
@@ -226,11 +238,11 @@ mod tests {
     fn l16_values_that_cannot_be_kept_are_set_all_the_same() {
         let (root, _) = folder("unkept", &[("a", "0\n"), ("file", "")]);
         let nowhere = OldValues::at(root.join("file/below/a/file"));
-        let ensured = ensure_in(&root, &[Sysctl { name: "a", value: "1" }], &nowhere);
+        let ensured = ensure_in(&root, &[one(("a", "1"))], Some(&nowhere));
         assert!(ensured.kept.is_err() && ensured.changed[0].result.is_ok());
         assert_eq!(fs::read_to_string(root.join("a")).unwrap(), "1");
         // Where nothing is to be changed nothing is to be kept.
-        let again = ensure_in(&root, &[Sysctl { name: "a", value: "1" }], &nowhere);
+        let again = ensure_in(&root, &[one(("a", "1"))], Some(&nowhere));
         assert!(again.kept.is_ok() && again.changed.is_empty());
     }
 }
