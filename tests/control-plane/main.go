@@ -2,6 +2,10 @@
 // the tests: the upstream commands, unchanged, chosen by the first argument.
 //
 //	control-plane etcd|kube-apiserver|kube-controller-manager|kube-proxy|kubectl [flags]
+//	control-plane feature-gates
+//	control-plane configz FILE
+//
+// The last two print what upstream knows and nobody else can tell.
 package main
 
 import (
@@ -39,7 +43,23 @@ func main() {
 			os.Exit(cli.Run(command()))
 		}
 	}
-	names := []string{"etcd"}
+	var err error
+	switch {
+	case len(os.Args) == 2 && os.Args[1] == "feature-gates":
+		err = featureGates(os.Stdout)
+	case len(os.Args) == 3 && os.Args[1] == "configz":
+		err = configz(os.Args[2], os.Stdout)
+	default:
+		usage(commands)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func usage(commands map[string]func() *cobra.Command) {
+	names := []string{"etcd", "feature-gates", "configz"}
 	for name := range commands {
 		names = append(names, name)
 	}
