@@ -14,7 +14,8 @@ use ipvs::sysctl::{self, Restorable};
 use ipvs::{Command, Ipvs, OldValues, VipCommand, Vips};
 use nftables::{Nftables, Table};
 
-use crate::cli::{CleanupArgs, EXIT_ERROR};
+use crate::cli::{CleanupArgs, DaemonArgs, EXIT_ERROR};
+use crate::config::{Configuration, KubeIpvsConfiguration};
 use crate::host_rules::may_have_leftovers;
 use crate::host_rules::removal::{self, Change, Whose};
 use crate::privilege::require_net_admin;
@@ -22,17 +23,45 @@ use crate::privilege::require_net_admin;
 /// Name of the tables of kube-proxy's nftables mode.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 
+/// What is to be removed.
+#[derive(Debug)]
+pub(crate) struct Job {
+    whose: Whose,
+    old: OldValues,
+    dry_run: bool,
+}
+
+impl From<&CleanupArgs> for Job {
+    fn from(args: &CleanupArgs) -> Self {
+        Self {
+            whose: if args.kube_proxy { Whose::KubeProxy } else { Whose::Ours },
+            old: KubeIpvsConfiguration::from_run_flags(&args.run).old_sysctls(),
+            dry_run: args.dry_run,
+        }
+    }
+}
+
+impl Job {
+    /// `--cleanup`: who calls it knows it from kube-proxy, and expects kube-proxy's to go.
+    pub(crate) fn of_daemon(configuration: &Configuration, args: &DaemonArgs) -> Self {
+        Self {
+            whose: Whose::KubeProxy,
+            old: configuration.own.old_sysctls(),
+            dry_run: args.dry_run,
+        }
+    }
+}
+
 /// Removes, and prints what.
 ///
 /// # Errors
 /// The kernel cannot be asked. What cannot be removed is no error, but listed, with exit status 1.
 #[allow(clippy::print_stderr, reason = "what is left is what the command has to say")]
-pub(crate) fn run(args: &CleanupArgs) -> Result<ExitCode> {
+pub(crate) fn run(job: Job) -> Result<ExitCode> {
     require_net_admin()?;
-    let whose = if args.kube_proxy { Whose::KubeProxy } else { Whose::Ours };
-    let old = args.run.old_sysctls();
+    let Job { whose, old, dry_run } = job;
     let found = Garbage::find(whose, old.clone())?;
-    if args.dry_run {
+    if dry_run {
         print(&found.lines())?;
         found.notes.iter().for_each(|note| eprintln!("note: {note}"));
         return Ok(ExitCode::SUCCESS);

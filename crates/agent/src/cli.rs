@@ -1,13 +1,13 @@
-//! The command line. Flags keep kube-proxy's names (its §"options"); those of ours are named as such.
+//! The command line. Flags keep kube-proxy's names; those that stand for a field of a configuration are in
+//! [`config`](crate::config), row by row.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use ipvs::OldValues;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::duration::GoDuration;
-use crate::mode::Fallback;
+use crate::config::{Flags, ForwardAccept, LogFlags, OwnFlags, ProxyFlags, RunFlags, ServiceFlags, parse_bool};
 
 /// Exit status for every error, as kube-proxy's.
 pub(crate) const EXIT_ERROR: u8 = 1;
@@ -24,6 +24,8 @@ pub(crate) const EXIT_REJECTED: u8 = 2;
     name = "kube-ipvs",
     version,
     args_conflicts_with_subcommands = true,
+    // Of a flag that is given twice the last one stands, as in Go.
+    args_override_self = true,
     after_help = "\
 Exit status: 0 ended by SIGTERM or SIGINT, or did what was asked; 1 any error, printed as one chain; \
 2 `plan` printed a plan but some objects or fields were rejected (named on standard error); \
@@ -53,148 +55,104 @@ pub(crate) enum Command {
     HostRules(HostRulesArgs),
 }
 
+impl Cli {
+    /// Reads a command line by the rules of Go's pflag: `--flag=value`, `--flag value`, booleans with `=` only, and `_`
+    /// for `-` in names.
+    ///
+    /// # Errors
+    /// It is wrong, or asks for help or the version.
+    pub(crate) fn parse_from_go(arguments: impl Iterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        let matches = command.try_get_matches_from_mut(with_dashes(arguments))?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        cli.daemon.all_flags = flag_values(&command, &matches);
+        Ok(cli)
+    }
+}
+
+/// `--proxy_mode=x` is `--proxy-mode=x`.
+fn with_dashes(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut are_flags = true;
+    arguments.map(move |argument| {
+        are_flags &= argument != "--";
+        match argument.to_str() {
+            Some(text) if are_flags && text.starts_with("--") => {
+                let (name, value) = text.split_at(text.find('=').unwrap_or(text.len()));
+                format!("{}{value}", name.replace('_', "-")).into()
+            }
+            _ => argument,
+        }
+    })
+}
+
+/// Name and value of each flag, given or not.
+fn flag_values(command: &clap::Command, matches: &ArgMatches) -> Vec<(String, String)> {
+    let value = |id: &str| {
+        let raw = matches.try_get_raw(id).ok().flatten().unwrap_or_default();
+        let texts: Vec<_> = raw.map(|text| text.to_string_lossy()).collect();
+        texts.join(",")
+    };
+    command
+        .get_arguments()
+        .filter_map(|argument| Some((argument.get_long()?.to_owned(), value(argument.get_id().as_str()))))
+        .filter(|(name, _)| !["help", "version"].contains(&name.as_str()))
+        .collect()
+}
+
+fn go_bool(text: &str) -> Result<bool, &'static str> {
+    parse_bool(text).ok_or("must be true or false")
+}
+
 /// Settings of the daemon.
 #[derive(Debug, Default, Args)]
 pub(crate) struct DaemonArgs {
     /// Remove all that kube-ipvs and kube-proxy made on this node and exit: `kube-ipvs cleanup --kube-proxy`.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
     pub(crate) cleanup: bool,
-    /// File with a KubeProxyConfiguration; the flags it covers are then ignored, except --hostname-override.
+    /// File with a KubeProxyConfiguration, and perhaps a KubeIpvsConfiguration as its second document; the flags that it
+    /// covers are then ignored, except --hostname-override and those of logging. When it changes the program ends.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// kubeconfig of the API server; neither this nor --master = the pod's own service account.
+    /// Write the configuration with all its defaults to this file and exit.
     #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: Option<PathBuf>,
+    pub(crate) write_config_to: Option<PathBuf>,
+    /// Do what needs full privileges and exit: the daemon needs CAP_NET_ADMIN only after that.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
+    pub(crate) init_only: bool,
     /// URL of the API server; overrides the one in the kubeconfig.
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
-    /// Proxy mode: ipvs (what "" means here, too) or iptables.
-    #[arg(long, value_name = "MODE")]
-    pub(crate) proxy_mode: Option<String>,
-    /// Between two audits of what the kernel holds; not less than --ipvs-min-sync-period; 0 = 30s.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) ipvs_sync_period: Option<GoDuration>,
-    /// Smallest gap between two commits, such as 1s; changes meanwhile are folded together. 0 = none.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) ipvs_min_sync_period: Option<GoDuration>,
-    /// Answer ARP only on the interface that has the address (arp_ignore=1, arp_announce=2).
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(crate) ipvs_strict_arp: Option<bool>,
-    /// Idle time after which IPVS forgets a TCP connection; 0 = leave the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) ipvs_tcp_timeout: Option<GoDuration>,
-    /// The same after a FIN; 0 = leave the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) ipvs_tcpfin_timeout: Option<GoDuration>,
-    /// The same for UDP; 0 = leave the kernel's.
-    #[arg(long, value_name = "DURATION")]
-    pub(crate) ipvs_udp_timeout: Option<GoDuration>,
-    #[command(flatten)]
-    pub(crate) service: ServiceArgs,
-    #[command(flatten)]
-    pub(crate) own: OwnArgs,
-    #[command(flatten)]
-    pub(crate) log: LogArgs,
-}
-
-/// What decides what is programmed for a Service: the daemon and `plan` take the same.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Services")]
-pub(crate) struct ServiceArgs {
-    /// Name of the node, instead of the host's name.
-    #[arg(long, value_name = "NODE")]
-    pub(crate) hostname_override: Option<String>,
-    /// Scheduler of services that name none: rr lc dh sh sed nq wrr wlc lblc lblcr mh fo ovf twos; "" = rr.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) ipvs_scheduler: Option<String>,
-    /// CIDRs of the node's addresses on which NodePorts answer, or `primary`; empty = all.
-    #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
-    pub(crate) nodeport_addresses: Vec<String>,
-    /// Bit of the packet mark that stands for masquerading, 0 to 31 [default: 14].
-    #[arg(long, value_name = "BIT")]
-    pub(crate) iptables_masquerade_bit: Option<i32>,
-    /// Masquerade every client of a cluster IP.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(crate) masquerade_all: Option<bool>,
-    /// NodePorts answer on 127.0.0.1 in the mode iptables [default: true].
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(crate) iptables_localhost_nodeports: Option<bool>,
-    /// How pods of this node are told from others: ClusterCIDR, NodeCIDR, BridgeInterface or InterfaceNamePrefix;
-    /// "" = ClusterCIDR.
-    #[arg(long, value_name = "MODE")]
-    pub(crate) detect_local_mode: Option<String>,
-    /// Pod address range, one CIDR or one of each family, separated by a comma.
-    #[arg(long, value_name = "CIDRS")]
-    pub(crate) cluster_cidr: Option<String>,
-    /// Bridge of this node's pods, for the mode BridgeInterface.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) pod_bridge_interface: Option<String>,
-    /// First letters of the interfaces of this node's pods, for the mode InterfaceNamePrefix.
-    #[arg(long, value_name = "PREFIX")]
-    pub(crate) pod_interface_name_prefix: Option<String>,
-    /// Feature gates, as Name=true or Name=false; AllowServiceExternalIPs has an effect [default: true].
-    #[arg(long, value_name = "GATES", value_delimiter = ',')]
-    pub(crate) feature_gates: Vec<String>,
-}
-
-/// Settings that kube-proxy does not have; they stand beside --config.
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Beyond kube-proxy")]
-pub(crate) struct OwnArgs {
     /// Read Services, EndpointSlices and Nodes from a directory of YAML or JSON files and follow it, instead of a cluster.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
     pub(crate) manifests: Option<PathBuf>,
     /// Print each plan instead of executing it; nothing is written.
-    #[arg(long)]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
     pub(crate) dry_run: bool,
-    /// VIPs are addresses on kube-ipvs0 as well as local routes. false: routes only.
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-    pub(crate) vip_addresses: bool,
-    /// What is done where the kernel lacks what the IPVS mode needs: iptables = its mode, none = exit status 3.
-    #[arg(long, value_name = "MODE", value_enum, default_value_t)]
-    pub(crate) fallback: Fallback,
-    /// How long a TCP endpoint that is gone may keep its connections before it is removed; 0 = as long as they live. A
-    /// Service says otherwise by the annotation kube-ipvs.io/drain-timeout.
-    #[arg(long, value_name = "DURATION", default_value = "15m")]
-    pub(crate) drain_timeout: GoDuration,
-    /// Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP.
-    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
-    pub(crate) iptables_forward_accept: ForwardAccept,
+    /// Deprecated: port of --healthz-bind-address where that has none; 0 = not served.
+    #[arg(long, value_name = "PORT", hide = true, allow_hyphen_values = true)]
+    pub(crate) healthz_port: Option<i32>,
+    /// Deprecated: port of --metrics-bind-address where that has none; 0 = not served.
+    #[arg(long, value_name = "PORT", hide = true, allow_hyphen_values = true)]
+    pub(crate) metrics_port: Option<i32>,
+    /// Accepted without effect: a leftover in kube-proxy, too.
+    #[arg(long, value_name = "FILES", hide = true)]
+    pub(crate) boot_id_file: Option<String>,
+    /// Accepted without effect: a leftover in kube-proxy, too.
+    #[arg(long, value_name = "FILES", hide = true)]
+    pub(crate) machine_id_file: Option<String>,
     #[command(flatten)]
-    pub(crate) run: RunArgs,
-}
-
-/// Where the daemon keeps what cleanup needs.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Beyond kube-proxy")]
-pub(crate) struct RunArgs {
-    /// Directory of the host in which the old values of sysctls are kept, for cleanup; one that goes with a reboot.
-    #[arg(long, value_name = "DIR", default_value = "/run/kube-ipvs")]
-    pub(crate) run_dir: PathBuf,
-}
-
-impl Default for RunArgs {
-    fn default() -> Self {
-        Self {
-            run_dir: PathBuf::from("/run/kube-ipvs"),
-        }
-    }
-}
-
-impl RunArgs {
-    pub(crate) fn old_sysctls(&self) -> OldValues {
-        OldValues::at(self.run_dir.join("sysctls"))
-    }
-}
-
-/// When the host's iptables get accepts of ours (T28).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ForwardAccept {
-    /// Where the policy is DROP.
-    #[default]
-    Auto,
-    Always,
-    Never,
+    pub(crate) service: Flags<ServiceFlags>,
+    #[command(flatten)]
+    pub(crate) proxy: Flags<ProxyFlags>,
+    #[command(flatten)]
+    pub(crate) own: Flags<OwnFlags>,
+    #[command(flatten)]
+    pub(crate) run: Flags<RunFlags>,
+    #[command(flatten)]
+    pub(crate) log: Flags<LogFlags>,
+    /// Name and value of each flag.
+    #[arg(skip)]
+    pub(crate) all_flags: Vec<(String, String)>,
 }
 
 #[derive(Debug, Args)]
@@ -207,21 +165,9 @@ pub(crate) struct CleanupArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    pub(crate) run: RunArgs,
+    pub(crate) run: Flags<RunFlags>,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
-}
-
-impl From<DaemonArgs> for CleanupArgs {
-    /// `--cleanup`: who calls it knows it from kube-proxy, and expects kube-proxy's to go.
-    fn from(args: DaemonArgs) -> Self {
-        Self {
-            kube_proxy: true,
-            dry_run: args.own.dry_run,
-            run: args.own.run,
-            log: args.log,
-        }
-    }
+    pub(crate) log: Flags<LogFlags>,
 }
 
 /// Settings of the helper, which knows nothing but these.
@@ -240,25 +186,7 @@ pub(crate) struct HostRulesArgs {
     #[arg(long, value_name = "PORT", value_delimiter = ',')]
     pub(crate) health_port: Vec<u16>,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
-}
-
-#[derive(Debug, Default, Args)]
-#[command(next_help_heading = "Logging")]
-pub(crate) struct LogArgs {
-    /// Verbosity: below 4 one line a commit, 4 every op, 6 and more everything. RUST_LOG overrides it.
-    #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
-    pub(crate) verbosity: u8,
-    /// Format of the log on standard error.
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) logging_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    #[default]
-    Text,
-    Json,
+    pub(crate) log: Flags<LogFlags>,
 }
 
 #[derive(Debug, Args)]
@@ -266,9 +194,6 @@ pub(crate) struct PlanArgs {
     /// Directory of YAML or JSON files with Services, EndpointSlices and Nodes.
     #[arg(long, value_name = "DIR")]
     pub(crate) manifests: PathBuf,
-    /// Proxy mode: ipvs (what "" means here, too) or iptables.
-    #[arg(long, value_name = "MODE", default_value_t)]
-    pub(crate) proxy_mode: String,
     /// An address of the node's interfaces, for NodePorts; repeat or separate by commas. Default: the Node object's.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub(crate) node_ip: Vec<IpAddr>,
@@ -276,12 +201,12 @@ pub(crate) struct PlanArgs {
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub(crate) vip_addresses: bool,
     #[command(flatten)]
-    pub(crate) service: ServiceArgs,
+    pub(crate) service: Flags<ServiceFlags>,
     /// Form of the plan.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) log: Flags<LogFlags>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -1,300 +1,254 @@
-//! `KubeProxyConfiguration` (kubeproxy.config.k8s.io/v1alpha1) as kube-proxy reads it: strict first, then lenient.
+//! The configuration: kube-proxy's flags or its file, and ours beside them, brought together, completed and validated.
 //!
-//! Field names and defaults are kube-proxy's. Fields that nothing here uses yet are accepted and named in a warning.
+//! Reading order: [`kube_proxy`] and [`own`] (what there is to set), [`fill`] (what stands where nothing is set),
+//! [`document`] and [`flag`] (how it is given), [`validation`] and [`doubt`] (what is wrong), [`output`] (how it is shown).
+//! With a file, flags that the file covers are ignored, but for `--hostname-override` and those of logging: kube-proxy's
+//! rule. Ours hold before the file.
 
-use std::collections::BTreeMap;
+mod address;
+mod document;
+mod doubt;
+mod duration;
+mod feature_gate;
+mod file;
+mod fill;
+mod flag;
+mod flag_table;
+mod flag_value;
+mod gate_table;
+mod kube_proxy;
+mod logging;
+mod no_effect;
+mod output;
+mod own;
+mod tree;
+mod validation;
+
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use serde::Deserialize;
-use tracing::warn;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tracing::{info, warn};
 
-use crate::duration::GoDuration;
+pub(crate) use self::address::{cidr, ip, socket};
+pub(crate) use self::duration::GoDuration;
+pub(crate) use self::feature_gate::allow_service_external_ips;
+pub(crate) use self::file::ConfigFile;
+pub(crate) use self::flag::Flags;
+pub(crate) use self::flag_table::{LogFlags, OwnFlags, ProxyFlags, RunFlags, ServiceFlags};
+pub(crate) use self::flag_value::parse_bool;
+pub(crate) use self::kube_proxy::KubeProxyConfiguration;
+pub(crate) use self::logging::LoggingConfiguration;
+pub(crate) use self::own::{Fallback, ForwardAccept, KubeIpvsConfiguration};
 
-const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+use self::document::Documents;
+use self::doubt::Doubt;
+use self::fill::{HEALTHZ_PORT, METRICS_PORT};
+use crate::cli::DaemonArgs;
 
-/// The fields in use.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct KubeProxyConfiguration {
-    pub(crate) api_version: String,
-    pub(crate) kind: String,
-    pub(crate) client_connection: ClientConnection,
-    #[serde(deserialize_with = "null_is_empty")]
-    pub(crate) feature_gates: BTreeMap<String, bool>,
-    pub(crate) hostname_override: String,
-    pub(crate) detect_local_mode: String,
-    pub(crate) detect_local: DetectLocal,
-    #[serde(rename = "clusterCIDR")]
-    pub(crate) cluster_cidr: String,
-    #[serde(deserialize_with = "null_is_empty")]
-    pub(crate) node_port_addresses: Vec<String>,
-    pub(crate) mode: String,
-    pub(crate) iptables: Iptables,
-    pub(crate) ipvs: Ipvs,
+/// There when the kernel knows IPv6.
+const IPV6: &str = "/proc/net/if_inet6";
+
+/// Complete and valid.
+#[derive(Debug)]
+pub(crate) struct Configuration {
+    pub(crate) kube_proxy: KubeProxyConfiguration,
+    pub(crate) own: KubeIpvsConfiguration,
+    /// The file that it comes from.
+    pub(crate) file: Option<ConfigFile>,
+    /// What was odd about it, for the log, which is set up by it.
+    remarks: Vec<String>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct ClientConnection {
-    pub(crate) kubeconfig: String,
-}
+impl Configuration {
+    /// # Errors
+    /// The file cannot be read or decoded, or values are not valid: all of them are named.
+    pub(crate) fn load(args: &DaemonArgs) -> Result<Self> {
+        let mut loaded = match &args.config {
+            Some(path) => Self::of_file(args, path)?,
+            None => Self::of_flags(args),
+        };
+        loaded.remarks.extend(deprecated(args));
+        set_hostname(&mut loaded.kube_proxy, &args.service)?;
+        loaded.own = args.own.over(&args.run.over(&loaded.own));
+        loaded.complete()
+    }
 
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct DetectLocal {
-    pub(crate) bridge_interface: String,
-    pub(crate) interface_name_prefix: String,
-}
-
-/// What kube-proxy's IPVS mode takes from here, too, but for `localhostNodePorts`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Iptables {
-    pub(crate) masquerade_bit: Option<i32>,
-    pub(crate) masquerade_all: bool,
-    pub(crate) localhost_node_ports: Option<bool>,
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub(crate) struct Ipvs {
-    pub(crate) sync_period: GoDuration,
-    pub(crate) min_sync_period: GoDuration,
-    pub(crate) scheduler: String,
-    #[serde(rename = "excludeCIDRs", deserialize_with = "null_is_empty")]
-    pub(crate) exclude_cidrs: Vec<String>,
-    #[serde(rename = "strictARP")]
-    pub(crate) strict_arp: bool,
-    pub(crate) tcp_timeout: GoDuration,
-    pub(crate) tcp_fin_timeout: GoDuration,
-    pub(crate) udp_timeout: GoDuration,
-}
-
-/// Every field of v1alpha1: a path is known, or its parent is opaque to us (`*`).
-const KNOWN: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "featureGates.*",
-    "clientConnection.kubeconfig",
-    "clientConnection.acceptContentTypes",
-    "clientConnection.contentType",
-    "clientConnection.qps",
-    "clientConnection.burst",
-    "logging.*",
-    "hostnameOverride",
-    "bindAddress",
-    "healthzBindAddress",
-    "metricsBindAddress",
-    "bindAddressHardFail",
-    "enableProfiling",
-    "showHiddenMetricsForVersion",
-    "mode",
-    "iptables.masqueradeBit",
-    "iptables.masqueradeAll",
-    "iptables.localhostNodePorts",
-    "iptables.syncPeriod",
-    "iptables.minSyncPeriod",
-    "ipvs.syncPeriod",
-    "ipvs.minSyncPeriod",
-    "ipvs.scheduler",
-    "ipvs.excludeCIDRs",
-    "ipvs.strictARP",
-    "ipvs.tcpTimeout",
-    "ipvs.tcpFinTimeout",
-    "ipvs.udpTimeout",
-    "nftables.masqueradeBit",
-    "nftables.masqueradeAll",
-    "nftables.syncPeriod",
-    "nftables.minSyncPeriod",
-    "winkernel.*",
-    "detectLocalMode",
-    "detectLocal.bridgeInterface",
-    "detectLocal.interfaceNamePrefix",
-    "clusterCIDR",
-    "nodePortAddresses",
-    "oomScoreAdj",
-    "conntrack.maxPerCore",
-    "conntrack.min",
-    "conntrack.tcpEstablishedTimeout",
-    "conntrack.tcpCloseWaitTimeout",
-    "conntrack.tcpBeLiberal",
-    "conntrack.udpTimeout",
-    "conntrack.udpStreamTimeout",
-    "configSyncPeriod",
-    "portRange",
-    "windowsRunAsService",
-];
-
-/// Those of them that have an effect.
-const USED: &[&str] = &[
-    "apiVersion",
-    "kind",
-    "featureGates.AllowServiceExternalIPs",
-    "clientConnection.kubeconfig",
-    "hostnameOverride",
-    "detectLocalMode",
-    "detectLocal.bridgeInterface",
-    "detectLocal.interfaceNamePrefix",
-    "clusterCIDR",
-    "nodePortAddresses",
-    "mode",
-    "iptables.masqueradeBit",
-    "iptables.masqueradeAll",
-    "ipvs.minSyncPeriod",
-    "ipvs.scheduler",
-    "ipvs.strictARP",
-    "ipvs.tcpTimeout",
-    "ipvs.tcpFinTimeout",
-    "ipvs.udpTimeout",
-];
-
-impl KubeProxyConfiguration {
-    /// Reads a file.
+    /// For `plan`.
     ///
     /// # Errors
-    /// The file cannot be read, is neither YAML nor JSON, is of another kind or version, or a field has the wrong type.
-    /// Unknown and repeated fields are no error: they are named in a warning, as kube-proxy's lenient decoding does.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).with_context(|| format!("read configuration {}", path.display()))?;
-        Self::parse(&text).with_context(|| format!("configuration {}", path.display()))
+    /// As [`load`](Self::load).
+    pub(crate) fn of_service_flags(flags: &Flags<ServiceFlags>) -> Result<Self> {
+        let mut kube_proxy = flags.over(&KubeProxyConfiguration::defaults());
+        set_hostname(&mut kube_proxy, flags)?;
+        Self::of(kube_proxy).complete()
     }
 
-    fn parse(text: &str) -> Result<Self> {
-        let tree: serde_json::Value = match serde_saphyr::from_str(text) {
-            Ok(tree) => tree,
-            Err(strict) => {
-                let lenient = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
-                let tree = serde_saphyr::from_str_with_options(text, lenient)?;
-                warn!(error = %strict, "using lenient decoding as strict decoding failed");
-                tree
-            }
-        };
-        let mut unknown = Vec::new();
-        let mut unused = Vec::new();
-        for path in leaves(&tree) {
-            if !matches_any(&path, KNOWN) {
-                unknown.push(path);
-            } else if !matches_any(&path, USED) {
-                unused.push(path);
-            }
+    fn of(kube_proxy: KubeProxyConfiguration) -> Self {
+        Self {
+            kube_proxy,
+            own: KubeIpvsConfiguration::default(),
+            file: None,
+            remarks: Vec::new(),
         }
-        if !unknown.is_empty() {
-            let fields = unknown.join(", ");
-            warn!(
-                fields,
-                "using lenient decoding as strict decoding failed: unknown fields"
-            );
-        }
-        if !unused.is_empty() {
-            warn!(
-                fields = unused.join(", "),
-                "configuration fields without effect in this version"
-            );
-        }
-        let config: Self = serde_json::from_value(tree)?;
-        if (config.api_version.as_str(), config.kind.as_str()) != (API_VERSION, "KubeProxyConfiguration") {
-            bail!(
-                "want apiVersion {API_VERSION} and kind KubeProxyConfiguration, found {:?} and {:?}",
-                config.api_version,
-                config.kind
-            );
-        }
-        Ok(config)
     }
-}
 
-/// `null`, as kubeadm writes empty lists.
-fn null_is_empty<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: serde::Deserializer<'de>,
-    T: Default + Deserialize<'de>,
-{
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Paths of all fields that are not objects. Empty objects and nulls are no fields.
-fn leaves(tree: &serde_json::Value) -> Vec<String> {
-    let serde_json::Value::Object(fields) = tree else {
-        return Vec::new();
-    };
-    fields
-        .iter()
-        .filter(|(_, value)| !value.is_null())
-        .flat_map(|(name, value)| match value {
-            serde_json::Value::Object(_) => leaves(value).into_iter().map(|rest| format!("{name}.{rest}")).collect(),
-            _ => vec![name.clone()],
+    fn of_file(args: &DaemonArgs, path: &Path) -> Result<Self> {
+        let file = ConfigFile::open(path)?;
+        let Documents {
+            mut kube_proxy,
+            own,
+            mut remarks,
+        } = document::read(file.content()).with_context(|| format!("configuration {}", path.display()))?;
+        // Those of the flags come first, as upstream joins them.
+        let patterns = std::mem::take(&mut kube_proxy.logging.vmodule);
+        kube_proxy = args.log.over(&kube_proxy);
+        kube_proxy.logging.vmodule.extend(patterns);
+        let ignored: Vec<_> = args
+            .service
+            .names()
+            .filter(|name| *name != "hostname-override")
+            .chain(args.proxy.names())
+            .chain(args.healthz_port.map(|_| "healthz-port"))
+            .chain(args.metrics_port.map(|_| "metrics-port"))
+            .collect();
+        if !ignored.is_empty() {
+            remarks.push(format!(
+                "with --config these flags are ignored: --{}",
+                ignored.join(", --")
+            ));
+        }
+        Ok(Self {
+            kube_proxy,
+            own: own.unwrap_or_default(),
+            file: Some(file),
+            remarks,
         })
-        .collect()
+    }
+
+    fn of_flags(args: &DaemonArgs) -> Self {
+        let defaults = KubeProxyConfiguration::defaults();
+        let mut kube_proxy = args.log.over(&args.proxy.over(&args.service.over(&defaults)));
+        // As upstream: what is written has no place for the deprecated ports.
+        if args.write_config_to.is_none() {
+            let healthz = &mut kube_proxy.healthz_bind_address;
+            *healthz = with_deprecated_port(healthz, args.healthz_port.unwrap_or(HEALTHZ_PORT));
+            let metrics = &mut kube_proxy.metrics_bind_address;
+            *metrics = with_deprecated_port(metrics, args.metrics_port.unwrap_or(METRICS_PORT));
+        }
+        Self::of(kube_proxy)
+    }
+
+    fn complete(mut self) -> Result<Self> {
+        self.kube_proxy.choose();
+        let invalid = validation::validate(&self.kube_proxy, &self.own);
+        match invalid.as_slice() {
+            [] => Ok(self),
+            [only] => bail!("invalid configuration: {only}"),
+            many => {
+                let lines: String = many.iter().map(|invalid| format!("\n  {invalid}")).collect();
+                bail!("invalid configuration, {} values:{lines}", many.len())
+            }
+        }
+    }
+
+    /// Says what is odd about it.
+    ///
+    /// # Errors
+    /// Addresses of the wrong family, where that is known and cannot work.
+    pub(crate) fn report(&self) -> Result<()> {
+        for remark in &self.remarks {
+            warn!("{remark}");
+        }
+        let fields = no_effect::fields(&self.kube_proxy);
+        if !fields.is_empty() {
+            warn!(fields = fields.join(", "), "configuration fields without effect");
+        }
+        let gates = feature_gate::without_effect(&self.kube_proxy.feature_gates);
+        if !gates.is_empty() {
+            info!(gates = gates.join(", "), "feature gates without effect");
+        }
+        for doubt in doubt::doubts(&self.kube_proxy, Path::new(IPV6).exists()) {
+            match doubt {
+                Doubt::Harmless(reason) => warn!(reason, "the configuration may be incomplete or incorrect"),
+                Doubt::Fatal(reason) => bail!("the configuration is incorrect: {reason}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// `--write-config-to`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+        let text = output::yaml(&self.kube_proxy, &self.own)?;
+        fs::write(path, text).with_context(|| format!("write configuration {}", path.display()))?;
+        info!(file = %path.display(), "wrote configuration");
+        Ok(())
+    }
+
+    /// As kube-proxy shows it at `/configz`.
+    pub(crate) fn configz(&self) -> Value {
+        output::configz(&self.kube_proxy)
+    }
 }
 
-fn matches_any(path: &str, patterns: &[&str]) -> bool {
-    patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
-        Some(prefix) => path.starts_with(prefix),
-        None => path == *pattern,
-    })
+/// The settings of the log, where flags alone say them.
+///
+/// # Errors
+/// As [`Configuration::load`].
+pub(crate) fn logging_of(flags: &Flags<LogFlags>) -> Result<LoggingConfiguration> {
+    let kube_proxy = flags.over(&KubeProxyConfiguration::defaults());
+    Ok(Configuration::of(kube_proxy).complete()?.kube_proxy.logging)
+}
+
+fn set_hostname(kube_proxy: &mut KubeProxyConfiguration, flags: &Flags<ServiceFlags>) -> Result<()> {
+    let given = flags.over(&KubeProxyConfiguration::default()).hostname_override;
+    if !given.is_empty() {
+        kube_proxy.hostname_override = given.trim().to_lowercase();
+        ensure!(
+            !kube_proxy.hostname_override.is_empty(),
+            "empty hostname-override is invalid"
+        );
+    }
+    Ok(())
+}
+
+fn with_deprecated_port(address: &str, port: i32) -> String {
+    match port {
+        // Not served.
+        0 => String::new(),
+        port => address::with_port(address, port),
+    }
+}
+
+fn deprecated(args: &DaemonArgs) -> impl Iterator<Item = String> {
+    let flags = [
+        (
+            "healthz-port",
+            args.healthz_port.is_some(),
+            "use --healthz-bind-address",
+        ),
+        (
+            "metrics-port",
+            args.metrics_port.is_some(),
+            "use --metrics-bind-address",
+        ),
+        ("boot-id-file", args.boot_id_file.is_some(), "it has no effect"),
+        ("machine-id-file", args.machine_id_file.is_some(), "it has no effect"),
+        (
+            "proxy-port-range",
+            args.proxy.names().any(|name| name == "proxy-port-range"),
+            "it has no effect",
+        ),
+    ];
+    flags
+        .into_iter()
+        .filter(|(_, given, _)| *given)
+        .map(|(name, _, instead)| format!("--{name} is deprecated: {instead}"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
-
-    fn parse(body: &str) -> Result<KubeProxyConfiguration> {
-        KubeProxyConfiguration::parse(&format!("{HEAD}{body}"))
-    }
-
-    #[test]
-    fn a_kubeadm_like_file() {
-        let config = parse(
-            "mode: ipvs\nclusterCIDR: 10.244.0.0/16,fd00:10::/64\nhostnameOverride: n1\nconfigSyncPeriod: 0s\n\
-             detectLocalMode: BridgeInterface\ndetectLocal:\n  bridgeInterface: cni0\n  interfaceNamePrefix: \"\"\n\
-             featureGates: null\niptables:\n  masqueradeAll: true\n  masqueradeBit: null\n\
-             clientConnection:\n  kubeconfig: /etc/k.conf\n  qps: 0\nconntrack:\n  maxPerCore: null\n\
-             ipvs:\n  scheduler: wlc\n  minSyncPeriod: 1s\n  excludeCIDRs: null\n  strictARP: true\n  tcpTimeout: 15m\n",
-        );
-        // `excludeCIDRs: null` is what kubeadm writes.
-        let config = config.unwrap();
-        assert_eq!(config.mode, "ipvs");
-        assert_eq!(config.client_connection.kubeconfig, "/etc/k.conf");
-        assert_eq!(config.ipvs.scheduler, "wlc");
-        assert!(config.ipvs.strict_arp);
-        assert_eq!(config.ipvs.tcp_timeout.0.as_secs(), 900);
-        assert_eq!(config.ipvs.min_sync_period.0.as_secs(), 1);
-        assert_eq!(config.detect_local.bridge_interface, "cni0");
-        assert_eq!(
-            (config.iptables.masquerade_bit, config.iptables.masquerade_all),
-            (None, true)
-        );
-    }
-
-    #[test]
-    fn feature_gates_are_a_map() {
-        let gates = |text: &str| parse(&format!("featureGates: {text}\n")).map(|config| config.feature_gates);
-        assert_eq!(
-            gates("{A: true, B: false}").unwrap(),
-            [("A".to_owned(), true), ("B".to_owned(), false)].into()
-        );
-        assert!(gates("{A: maybe}").is_err());
-    }
-
-    #[test]
-    fn unknown_and_repeated_fields_are_tolerated() {
-        assert_eq!(parse("mode: iptables\nmode: ipvs\nnonsense: 1\n").unwrap().mode, "ipvs");
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        let check = |text: &str, expect: &str| {
-            let error = format!("{:#}", KubeProxyConfiguration::parse(text).unwrap_err());
-            assert!(error.contains(expect), "{error}");
-        };
-        check("kind: Pod\napiVersion: v1\n", "want apiVersion");
-        check("{", "");
-        check(&format!("{HEAD}ipvs: {{minSyncPeriod: soon}}"), "invalid duration");
-        check(&format!("{HEAD}ipvs: {{strictARP: 7}}"), "bool");
-        check(&format!("{HEAD}iptables: {{masqueradeBit: many}}"), "i32");
-    }
-}
+mod tests;

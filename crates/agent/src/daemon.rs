@@ -19,7 +19,7 @@ use tracing::{info, warn};
 
 use crate::bridge;
 use crate::cleanup;
-use crate::cli::DaemonArgs;
+use crate::config::ConfigFile;
 use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::listeners::{self, Listeners};
@@ -27,7 +27,7 @@ use crate::mode::{Choice, Mode};
 use crate::privilege::require_net_admin;
 use crate::settings::{Settings, Source};
 use crate::start;
-use crate::sync::{Channels, Periods, Sync};
+use crate::sync::{Channels, Sync};
 
 /// Events between the API side and the sync thread. When it is full the API side waits.
 const CHANNEL: usize = 1024;
@@ -36,8 +36,7 @@ const CHANNEL: usize = 1024;
 ///
 /// # Errors
 /// Bad settings, a kernel that lacks something, or a task that must run and ended.
-pub(crate) fn run(args: DaemonArgs) -> Result<()> {
-    let settings = Settings::new(args)?;
+pub(crate) fn run(settings: Settings) -> Result<()> {
     let requested = settings.mode;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = %requested, "starting");
     if settings.dry_run {
@@ -61,11 +60,7 @@ pub(crate) fn run(args: DaemonArgs) -> Result<()> {
     }
     match choice.effective {
         Mode::Ipvs => serve(settings, Some(choice), open_ipvs),
-        Mode::Iptables => {
-            let mut settings = settings;
-            settings.model.capture = settings.redirect;
-            serve(settings, Some(choice), open_iptables)
-        }
+        Mode::Iptables => serve(settings.for_iptables(), Some(choice), open_iptables),
     }
 }
 
@@ -109,10 +104,6 @@ fn serve<P: Plane + Send + 'static>(
             other_nodes,
             serving,
         };
-        let periods = Periods {
-            min_sync: settings.min_sync_period,
-            sync: settings.sync_period,
-        };
         if let Some(choice) = choice {
             let (forward, bit) = (settings.forward_accept, settings.masquerade_bit);
             // Not before: until then the other mode's rules, or kube-proxy's, may be what carries traffic (L15).
@@ -123,7 +114,7 @@ fn serve<P: Plane + Send + 'static>(
                 })
             });
         }
-        let sync = Sync::new(settings.model, plane, channels, periods);
+        let sync = Sync::new(settings.model, plane, channels, settings.periods);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
             .name("sync".into())
@@ -135,9 +126,15 @@ fn serve<P: Plane + Send + 'static>(
 
         let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+        let config_changed = settings.config_file.map(ConfigFile::changed);
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM, leaving the data path as it is"),
             _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
+            ended = async { config_changed.expect("there is one").await }, if config_changed.is_some() => {
+                ended.context("watch the configuration file")?;
+                // kube-proxy's words, which its operators look for.
+                bail!("content of the proxy server's configuration file was updated");
+            }
             ended = source => return Err(anyhow!(ended.context("the source of objects panicked")?).context("follow objects")),
             ended = addresses => return Err(ended.context("the address monitor panicked")?.context("follow node addresses")),
             ended = &mut listener_ended => return Err(ended.context("listen to the kernel")),

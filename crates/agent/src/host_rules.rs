@@ -25,7 +25,7 @@ use nftables::{BaseChain, Family, Hook, Nftables, Policy, Table, TableFamily};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{debug, info, warn};
 
-use crate::cli::ForwardAccept;
+use crate::config::ForwardAccept;
 
 /// After this the helper is ended. It waits itself for the lock of xtables, 10 s for each of a few commands.
 const LIMIT: Duration = Duration::from_secs(90);

@@ -1,6 +1,6 @@
 //! The program `kube-ipvs`: command line, configuration, logging, and the threads that carry it.
 //!
-//! Reading order: [`cli`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
+//! Reading order: [`cli`], [`config`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
 //! writes), [`plan`] (the same without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out
 //! again). It decides nothing about Services.
 
@@ -11,8 +11,6 @@ mod config;
 mod conntrack_sysctls;
 mod daemon;
 mod dry_run;
-mod duration;
-mod feature_gate;
 mod host_rules;
 mod listeners;
 mod mode;
@@ -29,16 +27,18 @@ mod sync;
 use std::io;
 use std::process::ExitCode;
 
-use clap::Parser;
+use anyhow::Result;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Cli, Command, EXIT_ERROR, EXIT_NO_IPVS, LogArgs, LogFormat};
+use crate::cli::{Cli, Command, DaemonArgs, EXIT_ERROR, EXIT_NO_IPVS};
+use crate::config::{Configuration, LoggingConfiguration, logging_of};
+use crate::settings::Settings;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::parse_from_go(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; wrong usage is one, with kube-proxy's exit status.
@@ -51,26 +51,8 @@ fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Some(Command::Plan(args)) => {
-            log_to_stderr(&args.log);
-            plan::run(&args)
-        }
-        Some(Command::Cleanup(args)) => {
-            log_to_stderr(&args.log);
-            cleanup::run(&args)
-        }
-        Some(Command::HostRules(args)) => {
-            log_to_stderr(&args.log);
-            host_rules::helper::run(&args)
-        }
-        None if cli.daemon.cleanup => {
-            log_to_stderr(&cli.daemon.log);
-            cleanup::run(&cli.daemon.into())
-        }
-        None => {
-            log_to_stderr(&cli.daemon.log);
-            daemon::run(cli.daemon).map(|()| ExitCode::SUCCESS)
-        }
+        Some(command) => run(&command),
+        None => run_daemon(cli.daemon),
     };
     done.unwrap_or_else(|error| {
         eprintln!("kube-ipvs: {error:#}");
@@ -82,9 +64,41 @@ fn main() -> ExitCode {
     })
 }
 
+fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Plan(args) => {
+            log_to_stderr(&logging_of(&args.log)?);
+            plan::run(args)
+        }
+        Command::Cleanup(args) => {
+            log_to_stderr(&logging_of(&args.log)?);
+            cleanup::run(args.into())
+        }
+        Command::HostRules(args) => {
+            log_to_stderr(&logging_of(&args.log)?);
+            host_rules::helper::run(args)
+        }
+    }
+}
+
+/// The daemon, and what its flags ask for instead of it, in kube-proxy's order.
+fn run_daemon(args: DaemonArgs) -> Result<ExitCode> {
+    let configuration = Configuration::load(&args)?;
+    log_to_stderr(&configuration.kube_proxy.logging);
+    configuration.report()?;
+    if let Some(path) = &args.write_config_to {
+        configuration.write(path)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.cleanup {
+        return cleanup::run(cleanup::Job::of_daemon(&configuration, &args));
+    }
+    daemon::run(Settings::new(configuration, args)?).map(|()| ExitCode::SUCCESS)
+}
+
 /// The log goes to standard error; `RUST_LOG` overrides the verbosity.
-fn log_to_stderr(args: &LogArgs) {
-    let level = match args.verbosity {
+fn log_to_stderr(logging: &LoggingConfiguration) {
+    let level = match logging.verbosity {
         0..=3 => "info",
         4..=5 => "debug",
         _ => "trace",
@@ -93,8 +107,8 @@ fn log_to_stderr(args: &LogArgs) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr);
-    match args.logging_format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
+    match logging.format.as_str() {
+        "json" => builder.json().init(),
+        _ => builder.with_ansi(false).init(),
     }
 }

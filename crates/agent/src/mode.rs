@@ -2,26 +2,17 @@
 
 use std::fmt;
 
-use clap::ValueEnum;
 use dataplane::probe::{Answer, Missing, probe};
 use service_model::Scheduler;
 use tracing::warn;
+
+use crate::config::Fallback;
 
 /// How Services are programmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     Ipvs,
     Iptables,
-}
-
-/// What is done where IPVS cannot be used (`--fallback`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Fallback {
-    /// The iptables mode.
-    #[default]
-    Iptables,
-    /// Nothing: the process ends with exit status 3.
-    None,
 }
 
 /// The mode asked for, the mode in use, and why they differ.

@@ -5,22 +5,19 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use dataplane::iptables::{self, Restore, Tables};
 use dataplane::{DataPlane, Plan};
 use service_model::{Cluster, Event, Family, Rejection};
 
 use crate::cli::{EXIT_REJECTED, Output, PlanArgs};
-use crate::config::KubeProxyConfiguration;
+use crate::config::Configuration;
 use crate::dry_run::DryRun;
-use crate::service_settings::{masquerade_bit, model_config, set_from_flags};
+use crate::mode::Mode;
+use crate::service_settings::{masquerade_bit, mode, model_config};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
-    let mut given = KubeProxyConfiguration {
-        mode: args.proxy_mode.clone(),
-        ..KubeProxyConfiguration::default()
-    };
-    set_from_flags(&mut given, &args.service)?;
+    let given = Configuration::of_service_flags(&args.service)?.kube_proxy;
     let bit = masquerade_bit(&given)?;
     let mut cluster = Cluster::new(model_config(&given)?);
     let events = api_watch::read_directory(&args.manifests)
@@ -35,10 +32,9 @@ pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     };
     cluster.apply(Event::NodeAddresses(node_ips));
 
-    let rejections = match args.proxy_mode.as_str() {
-        "" | "ipvs" => plan_ipvs(args, &mut cluster)?,
-        "iptables" => plan_iptables(args, &mut cluster, bit)?,
-        other => bail!("unknown mode {other:?}, must be ipvs, iptables or blank"),
+    let rejections = match mode(&given) {
+        Mode::Ipvs => plan_ipvs(args, &mut cluster)?,
+        Mode::Iptables => plan_iptables(args, &mut cluster, bit)?,
     };
     for rejection in &rejections {
         eprintln!("rejected: {rejection}");

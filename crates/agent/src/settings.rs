@@ -1,24 +1,22 @@
-//! What the daemon runs with: flags and configuration file brought together and validated.
+//! What the daemon runs with: the configuration in the terms of the parts that it is for.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use ipnet::IpNet;
+use anyhow::Result;
 use ipvs::OldValues;
 use service_model::{Capture, Config, DetectLocal};
 use tracing::warn;
 
-use crate::cli::{DaemonArgs, ForwardAccept};
-use crate::config::{self, KubeProxyConfiguration};
-use crate::duration::GoDuration;
-use crate::mode::{Fallback, Mode};
+use crate::cli::DaemonArgs;
+use crate::config::{
+    ConfigFile, Configuration, Fallback, ForwardAccept, GoDuration, KubeProxyConfiguration, ip, socket,
+};
+use crate::mode::Mode;
 use crate::server_settings::ServerSettings;
-use crate::service_settings::{masquerade_bit, model_config, redirect, set_from_flags};
-use crate::start_settings::StartSettings;
-
-/// Default of `ipvs.syncPeriod`.
-const SYNC_PERIOD: Duration = Duration::from_secs(30);
+use crate::service_settings::{masquerade_bit, mode, model_config, redirect};
+use crate::start_settings::{ConntrackSettings, StartSettings};
+use crate::sync::Periods;
 
 /// Settings, validated.
 #[derive(Debug)]
@@ -31,9 +29,9 @@ pub(crate) struct Settings {
     pub(crate) redirect: Capture,
     /// Bit of the packet mark that stands for masquerading.
     pub(crate) masquerade_bit: u8,
-    pub(crate) min_sync_period: Duration,
-    /// Between two audits.
-    pub(crate) sync_period: Duration,
+    pub(crate) periods: Periods,
+    /// The same where the iptables mode serves.
+    pub(crate) iptables_periods: Periods,
     pub(crate) strict_arp: bool,
     pub(crate) timeouts: IpvsTimeouts,
     /// How long a TCP endpoint that is gone may keep its connections; zero = as long as they live.
@@ -42,6 +40,8 @@ pub(crate) struct Settings {
     pub(crate) vip_addresses: bool,
     pub(crate) forward_accept: ForwardAccept,
     pub(crate) old_sysctls: OldValues,
+    /// Ends the program when it changes.
+    pub(crate) config_file: Option<ConfigFile>,
     #[allow(dead_code, reason = "nothing is served yet")]
     pub(crate) servers: ServerSettings,
     pub(crate) start: StartSettings,
@@ -66,71 +66,68 @@ pub(crate) struct IpvsTimeouts {
 }
 
 impl Settings {
-    /// With a configuration file the flags that it covers are ignored, except `--hostname-override`, as kube-proxy does.
-    pub(crate) fn new(args: DaemonArgs) -> Result<Self> {
-        let mut given = match &args.config {
-            Some(path) => KubeProxyConfiguration::read(path)?,
-            None => from_flags(&args)?,
+    /// # Errors
+    /// The node has no name.
+    pub(crate) fn new(configuration: Configuration, args: DaemonArgs) -> Result<Self> {
+        let servers = ServerSettings {
+            configuration: configuration.configz(),
+            flags: args.all_flags,
+            ..server_settings(&configuration.kube_proxy)
         };
-        if let Some(name) = args.service.hostname_override.as_deref().and_then(some_text) {
-            name.clone_into(&mut given.hostname_override);
-        }
-        let mode = match given.mode.as_str() {
-            "" | "ipvs" => Mode::Ipvs,
-            "iptables" => Mode::Iptables,
-            "nftables" => bail!("mode \"nftables\" is not of this program, which runs ipvs or iptables"),
-            other => bail!("unknown mode {other:?}, must be ipvs, iptables, nftables or blank"),
-        };
-        if !given.ipvs.exclude_cidrs.is_empty() {
-            for cidr in &given.ipvs.exclude_cidrs {
-                cidr.parse::<IpNet>()
-                    .with_context(|| format!("ipvs.excludeCIDRs: invalid CIDR {cidr:?}"))?;
-            }
-            warn!("ipvs.excludeCIDRs is not needed: virtual servers of others are never touched");
-        }
-        // 0, as kubeadm writes it, means the default.
-        let sync_period = Some(given.ipvs.sync_period.0)
-            .filter(|period| !period.is_zero())
-            .unwrap_or(SYNC_PERIOD);
-        ensure!(
-            given.ipvs.min_sync_period.0 <= sync_period,
-            "ipvs.minSyncPeriod must not exceed ipvs.syncPeriod"
-        );
+        let Configuration {
+            kube_proxy: given,
+            own,
+            file,
+            ..
+        } = configuration;
         let model = model_config(&given)?;
         if model.detect_local == DetectLocal::default() {
             warn!(
                 "detectLocalMode is ClusterCIDR and clusterCIDR is not set: traffic of pods is not told from other traffic"
             );
         }
-        let source = match args.own.manifests {
+        let source = match args.manifests {
             Some(directory) => Source::Directory(directory),
             None => Source::Api {
-                kubeconfig: some_text(&given.client_connection.kubeconfig).map(PathBuf::from),
-                master: args.master.filter(|_| args.config.is_none()),
+                kubeconfig: Some(&given.client_connection.kubeconfig)
+                    .filter(|path| !path.is_empty())
+                    .map(PathBuf::from),
+                master: args.master.filter(|url| !url.is_empty()),
             },
         };
+        let periods = |sync: GoDuration, min_sync: GoDuration| Periods {
+            min_sync: min_sync.to_std(),
+            sync: sync.to_std(),
+        };
+        let iptables_periods = periods(given.iptables.sync_period, given.iptables.min_sync_period);
+        let mode = mode(&given);
+        let (sync, min_sync) = given.periods();
         Ok(Self {
             source,
             model,
             mode,
-            fallback: args.own.fallback,
+            fallback: own.fallback,
             redirect: redirect(&given),
             masquerade_bit: masquerade_bit(&given)?,
-            min_sync_period: given.ipvs.min_sync_period.0,
-            sync_period,
+            periods: periods(sync, min_sync),
+            iptables_periods,
             strict_arp: given.ipvs.strict_arp,
             timeouts: IpvsTimeouts {
-                tcp: given.ipvs.tcp_timeout.0,
-                tcp_fin: given.ipvs.tcp_fin_timeout.0,
-                udp: given.ipvs.udp_timeout.0,
+                tcp: given.ipvs.tcp_timeout.to_std(),
+                tcp_fin: given.ipvs.tcp_fin_timeout.to_std(),
+                udp: given.ipvs.udp_timeout.to_std(),
             },
-            drain_timeout: args.own.drain_timeout.0,
-            dry_run: args.own.dry_run,
-            vip_addresses: args.own.vip_addresses,
-            forward_accept: args.own.iptables_forward_accept,
-            old_sysctls: args.own.run.old_sysctls(),
-            servers: ServerSettings::default(),
-            start: StartSettings::default(),
+            drain_timeout: own.drain_timeout.to_std(),
+            dry_run: args.dry_run,
+            vip_addresses: own.vip_addresses,
+            forward_accept: own.iptables_forward_accept,
+            old_sysctls: own.old_sysctls(),
+            config_file: file,
+            servers,
+            start: StartSettings {
+                init_only: args.init_only,
+                ..start_settings(&given)
+            },
         })
     }
 
@@ -143,37 +140,43 @@ impl Settings {
             }
         )
     }
+
+    /// The same where the iptables mode serves, asked for or as the fallback.
+    pub(crate) fn for_iptables(mut self) -> Self {
+        self.model.capture = self.redirect;
+        self.periods = self.iptables_periods;
+        self
+    }
 }
 
-/// The flags as the configuration that they stand for.
-fn from_flags(args: &DaemonArgs) -> Result<KubeProxyConfiguration> {
-    let time = |flag: Option<GoDuration>| flag.unwrap_or_default();
-    let mut given = KubeProxyConfiguration {
-        client_connection: config::ClientConnection {
-            kubeconfig: args
-                .kubeconfig
-                .as_ref()
-                .map(|path| path.display().to_string())
-                .unwrap_or_default(),
-        },
-        mode: args.proxy_mode.clone().unwrap_or_default(),
-        ipvs: config::Ipvs {
-            sync_period: time(args.ipvs_sync_period),
-            min_sync_period: time(args.ipvs_min_sync_period),
-            strict_arp: args.ipvs_strict_arp.unwrap_or_default(),
-            tcp_timeout: time(args.ipvs_tcp_timeout),
-            tcp_fin_timeout: time(args.ipvs_tcpfin_timeout),
-            udp_timeout: time(args.ipvs_udp_timeout),
-            ..config::Ipvs::default()
-        },
-        ..KubeProxyConfiguration::default()
-    };
-    set_from_flags(&mut given, &args.service)?;
-    Ok(given)
+fn server_settings(given: &KubeProxyConfiguration) -> ServerSettings {
+    ServerSettings {
+        healthz: socket(&given.healthz_bind_address),
+        metrics: socket(&given.metrics_bind_address),
+        hard_fail: given.bind_address_hard_fail,
+        profiling: given.enable_profiling,
+        ..ServerSettings::default()
+    }
 }
 
-pub(crate) fn some_text(text: &str) -> Option<&str> {
-    Some(text.trim()).filter(|text| !text.is_empty())
+fn start_settings(given: &KubeProxyConfiguration) -> StartSettings {
+    let conntrack = &given.conntrack;
+    // Negative ones are not valid.
+    let entries = |number: i32| u32::try_from(number).unwrap_or_default();
+    StartSettings {
+        conntrack: ConntrackSettings {
+            max_per_core: entries(conntrack.max_per_core),
+            min: entries(conntrack.min),
+            tcp_established_timeout: conntrack.tcp_established_timeout.to_std(),
+            tcp_close_wait_timeout: conntrack.tcp_close_wait_timeout.to_std(),
+            tcp_be_liberal: conntrack.tcp_be_liberal,
+            udp_timeout: conntrack.udp_timeout.to_std(),
+            udp_stream_timeout: conntrack.udp_stream_timeout.to_std(),
+        },
+        oom_score_adj: Some(given.oom_score_adj),
+        node_ip: ip(&given.bind_address).filter(|ip| !ip.is_unspecified()),
+        init_only: false,
+    }
 }
 
 #[cfg(test)]
@@ -186,7 +189,8 @@ mod tests {
 
     fn settings(flags: &[&str]) -> Result<Settings> {
         let arguments = ["kube-ipvs", "--hostname-override=n1"].iter().chain(flags);
-        Settings::new(Cli::try_parse_from(arguments)?.daemon)
+        let args = Cli::try_parse_from(arguments)?.daemon;
+        Settings::new(Configuration::load(&args)?, args)
     }
 
     #[test]
@@ -202,26 +206,32 @@ mod tests {
         ])
         .unwrap();
         assert_eq!(settings.model.scheduler, Scheduler::Maglev);
-        assert_eq!(settings.min_sync_period.as_secs(), 60);
+        assert_eq!(settings.periods.min_sync.as_secs(), 60);
         assert!(settings.strict_arp);
         assert_eq!(settings.model.node_port_addresses, NodePortAddresses::Primary);
         assert!(matches!(settings.source, Source::Directory(_)));
         assert_eq!(settings.masquerade_bit, 14);
     }
 
-    /// With a file the flags that it covers are ignored; its values are the same settings.
+    /// With a file the flags that it covers are ignored; its values are the same settings. `--master` is no such flag.
     #[test]
     fn a_file_reaches_the_same_settings() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(
             file.path(),
             "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nhostnameOverride: other\n\
-             featureGates: {AllowServiceExternalIPs: false, Other: true}\niptables: {masqueradeBit: 3, masqueradeAll: true}\n\
+             featureGates: {AllowServiceExternalIPs: false}\niptables: {masqueradeBit: 3, masqueradeAll: true}\n\
              detectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: veth}\n",
         )
         .unwrap();
         let config = format!("--config={}", file.path().display());
-        let settings = settings(&[&config, "--iptables-masquerade-bit=7", "--detect-local-mode=NodeCIDR"]).unwrap();
+        let flags = [
+            &config,
+            "--iptables-masquerade-bit=7",
+            "--detect-local-mode=NodeCIDR",
+            "--master=https://a",
+        ];
+        let settings = settings(&flags).unwrap();
         assert_eq!(settings.masquerade_bit, 3);
         assert_eq!(&*settings.model.node_name, "n1");
         assert!(settings.model.masquerade_all && !settings.model.allow_external_ips);
@@ -229,6 +239,64 @@ mod tests {
             settings.model.detect_local,
             DetectLocal::InterfaceNamePrefix("veth".into())
         );
+        assert!(matches!(settings.source, Source::Api { master: Some(url), .. } if url == "https://a"));
+        assert!(settings.config_file.is_some());
+    }
+
+    #[test]
+    fn servers_and_the_start_are_told() {
+        let told = settings(&[]).unwrap();
+        assert_eq!(told.servers.healthz, ServerSettings::default().healthz);
+        assert_eq!(told.servers.metrics, ServerSettings::default().metrics);
+        assert_eq!(told.start.oom_score_adj, Some(-999));
+        assert_eq!(
+            told.start.conntrack,
+            ConntrackSettings {
+                max_per_core: 32_768,
+                min: 131_072,
+                tcp_established_timeout: Duration::from_secs(86_400),
+                tcp_close_wait_timeout: Duration::from_secs(3_600),
+                ..ConntrackSettings::default()
+            }
+        );
+        assert_eq!((told.start.node_ip, told.start.init_only), (None, false));
+        let told = settings(&[
+            "--healthz-bind-address=[fd00::1]:1",
+            "--metrics-port=0",
+            "--bind-address-hard-fail",
+            "--profiling",
+            "--init-only",
+            "--bind-address=10.0.0.1",
+            "--conntrack-tcp-be-liberal",
+            "--oom-score-adj=0",
+        ])
+        .unwrap();
+        assert_eq!(told.servers.healthz, "[fd00::1]:1".parse().ok());
+        assert_eq!(told.servers.metrics, None);
+        assert!(told.servers.hard_fail && told.servers.profiling);
+        assert_eq!(told.start.node_ip, "10.0.0.1".parse().ok());
+        assert!(told.start.init_only && told.start.conntrack.tcp_be_liberal);
+        assert_eq!(told.start.oom_score_adj, Some(0));
+        let configz = told.servers.configuration.pointer("/kubeproxy.config.k8s.io/Mode");
+        assert_eq!(configz.and_then(serde_json::Value::as_str), Some("ipvs"));
+    }
+
+    /// Each mode has its own periods, also where it is the fallback of the other.
+    #[test]
+    fn periods_are_those_of_the_mode_that_serves() {
+        let periods = |flags: &[&str]| {
+            let settings = settings(flags).unwrap();
+            let fallback = settings.iptables_periods.min_sync.as_secs();
+            (settings.periods.min_sync.as_secs(), fallback)
+        };
+        // kube-proxy's flags would give the IPVS mode the iptables mode's second.
+        assert_eq!(periods(&[]), (0, 1));
+        let flags = ["--ipvs-min-sync-period=2s", "--iptables-min-sync-period=3s"];
+        assert_eq!(periods(&flags), (2, 3));
+        assert_eq!(periods(&[&flags[..], &["--proxy-mode=iptables"]].concat()), (3, 3));
+        let served = settings(&flags).unwrap().for_iptables();
+        assert_eq!(served.periods.min_sync.as_secs(), 3);
+        assert_eq!(served.model.capture, served.redirect);
     }
 
     #[test]
@@ -237,8 +305,8 @@ mod tests {
             let error = format!("{:#}", settings(&["--manifests=m", flag]).expect_err(flag));
             assert!(error.contains(expect), "{error}");
         };
-        check("--proxy-mode=userspace", "unknown mode");
-        check("--proxy-mode=nftables", "not of this program");
+        check("--proxy-mode=userspace", "must be iptables, ipvs");
+        check("--proxy-mode=nftables", "kube-proxy has nftables");
         check("--ipvs-min-sync-period=soon", "invalid duration");
         check("--kubeconfig=x", "cannot be used with");
     }

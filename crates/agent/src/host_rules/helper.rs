@@ -8,7 +8,8 @@ use anyhow::{Context, Result, anyhow, ensure};
 use super::iptables::{self, LOCK, Node, Tools, execute, succeeded};
 use super::removal::{self, Whose};
 use super::ruleset::{Backend, Family, Ruleset, Tables, Wanted, places};
-use crate::cli::{ForwardAccept, HostRulesArgs};
+use crate::cli::HostRulesArgs;
+use crate::config::ForwardAccept;
 
 /// Puts the rules in place where they are needed, or removes kube-proxy's, and prints what it did, one line each.
 ///

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::ForwardAccept;
+use crate::config::ForwardAccept;
 
 /// Which kernel interface a family of tools writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
