@@ -129,13 +129,16 @@ fn with_kernel(
     }
     let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
     let (tests, environment) = match level {
-        Level::ControlPlane => (&["control_plane", "iptables_golden"][..], vec![control_plane()?]),
+        Level::ControlPlane => (
+            &["config_corpus", "control_plane", "iptables_golden"][..],
+            vec![control_plane()?],
+        ),
         _ => (&["kernel"][..], Vec::new()),
     };
     for test in tests {
-        // Rules are compared, no IPVS is needed: the running kernel is the fastest.
+        // Rules and configurations are compared, no IPVS is needed: the running kernel is the fastest.
         let provider = match *test {
-            "iptables_golden" => &Provider::for_fallback(None, &cache())?,
+            "iptables_golden" | "config_corpus" => &Provider::for_fallback(None, &cache())?,
             _ => provider,
         };
         let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
