@@ -395,7 +395,7 @@ fn bad_input_is_one_clear_chain_and_nothing_is_done() {
     );
     check(
         &["--manifests", &manifests, "--proxy-mode", "userspace"],
-        &["unknown mode"],
+        &["must be iptables, ipvs"],
     );
     check(&["--no-such-flag"], &["--no-such-flag"]);
     check(

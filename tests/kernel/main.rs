@@ -8,6 +8,7 @@
 )]
 
 mod cleanup;
+mod config_file;
 mod conformance;
 mod conntrack;
 mod daemon;

@@ -18,7 +18,7 @@ pub(crate) enum Level {
     Plain,
     /// On a kernel with IPVS, with traffic.
     Kernel,
-    /// On a kernel with IPVS: with a real API server, and beside the real kube-proxy's rules.
+    /// On a kernel with IPVS: with a real API server, and beside the real kube-proxy's rules and configurations.
     ControlPlane,
     /// On a kernel with IPVS: the quick run of the connectivity matrix.
     Matrix,

@@ -153,11 +153,8 @@ impl Configuration {
         }
     }
 
-    /// Says what is odd about it.
-    ///
-    /// # Errors
-    /// Addresses of the wrong family, where that is known and cannot work.
-    pub(crate) fn report(&self) -> Result<()> {
+    /// Says what is odd about how it was given.
+    pub(crate) fn report(&self) {
         for remark in &self.remarks {
             warn!("{remark}");
         }
@@ -169,6 +166,13 @@ impl Configuration {
         if !gates.is_empty() {
             info!(gates = gates.join(", "), "feature gates without effect");
         }
+    }
+
+    /// Says what is probably not meant, before it is served.
+    ///
+    /// # Errors
+    /// Addresses of the wrong family, where that is known and cannot work.
+    pub(crate) fn doubt(&self) -> Result<()> {
         for doubt in doubt::doubts(&self.kube_proxy, Path::new(IPV6).exists()) {
             match doubt {
                 Doubt::Harmless(reason) => warn!(reason, "the configuration may be incomplete or incorrect"),

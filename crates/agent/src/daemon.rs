@@ -1,6 +1,7 @@
 //! The daemon: what is set up at start, which task and thread does what, and what ends it.
 
 use std::fs;
+use std::future::pending;
 use std::pin::pin;
 use std::thread;
 
@@ -19,7 +20,6 @@ use tracing::{info, warn};
 
 use crate::bridge;
 use crate::cleanup;
-use crate::config::ConfigFile;
 use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::listeners::{self, Listeners};
@@ -126,12 +126,17 @@ fn serve<P: Plane + Send + 'static>(
 
         let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-        let config_changed = settings.config_file.map(ConfigFile::changed);
+        let config_changed = async {
+            match settings.config_file {
+                Some(file) => file.changed().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM, leaving the data path as it is"),
             _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
-            ended = async { config_changed.expect("there is one").await }, if config_changed.is_some() => {
-                ended.context("watch the configuration file")?;
+            changed = config_changed => {
+                changed.context("watch the configuration file")?;
                 // kube-proxy's words, which its operators look for.
                 bail!("content of the proxy server's configuration file was updated");
             }

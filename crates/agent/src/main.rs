@@ -28,6 +28,7 @@ use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use tracing::debug;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, DaemonArgs, EXIT_ERROR, EXIT_NO_IPVS};
@@ -85,7 +86,10 @@ fn run(command: &Command) -> Result<ExitCode> {
 fn run_daemon(args: DaemonArgs) -> Result<ExitCode> {
     let configuration = Configuration::load(&args)?;
     log_to_stderr(&configuration.kube_proxy.logging);
-    configuration.report()?;
+    for (name, value) in &args.all_flags {
+        debug!(name, value, "flag");
+    }
+    configuration.report();
     if let Some(path) = &args.write_config_to {
         configuration.write(path)?;
         return Ok(ExitCode::SUCCESS);
@@ -93,6 +97,7 @@ fn run_daemon(args: DaemonArgs) -> Result<ExitCode> {
     if args.cleanup {
         return cleanup::run(cleanup::Job::of_daemon(&configuration, &args));
     }
+    configuration.doubt()?;
     daemon::run(Settings::new(configuration, args)?).map(|()| ExitCode::SUCCESS)
 }
 
