@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use crate::arrival::Arrivals;
 use crate::claim::{Claim, Claims};
 use crate::config::{Config, NodePortAddresses};
 use crate::endpoint_cache::{Slice, ZoneSets};
@@ -17,6 +18,9 @@ use crate::local_traffic::LocalTraffic;
 use crate::name::ObjectName;
 use crate::object::{EndpointSlice, Family, Node, Service};
 use crate::program::{View, program};
+
+/// Key of the taint of a node that the cluster autoscaler is about to remove (KEP-3836).
+const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// All services, all endpoints, this node.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub struct Cluster {
     with_ranges: FxHashSet<ObjectName>,
     touched: FxHashSet<ObjectName>,
     complete: FxHashSet<Kind>,
+    arrivals: Arrivals,
 }
 
 /// What is known of one service: it, its slices, or both.
@@ -65,6 +70,7 @@ impl Cluster {
             with_ranges: FxHashSet::default(),
             touched: FxHashSet::default(),
             complete: FxHashSet::default(),
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -90,6 +96,17 @@ impl Cluster {
         let mut touched: Vec<_> = std::mem::take(&mut self.touched).into_iter().collect();
         touched.sort_unstable();
         touched
+    }
+
+    /// What came in since the last call.
+    pub fn take_arrivals(&mut self) -> Arrivals {
+        std::mem::take(&mut self.arrivals)
+    }
+
+    /// This node may be sent traffic by load balancers: its object does not go, and the cluster autoscaler does not
+    /// remove it. Also as long as nothing is known of it.
+    pub fn is_node_eligible(&self) -> bool {
+        self.nodes.eligible
     }
 
     /// The program of one service. Empty for an unknown one.
@@ -157,6 +174,7 @@ impl Cluster {
     }
 
     fn set_service(&mut self, service: Service) {
+        self.arrivals.services += 1;
         let name = service.name.clone();
         let entry = self.services.entry(name.clone()).or_default();
         if entry.service.as_deref() == Some(&service) {
@@ -171,16 +189,19 @@ impl Cluster {
             .cloned();
         self.index(&name, now.as_ref(), true);
         self.claim(&name);
+        self.arrivals.changed_services += 1;
         self.touched.insert(name);
     }
 
     fn delete_service(&mut self, name: &ObjectName) {
+        self.arrivals.services += 1;
         let Some(before) = self.services.get_mut(name).and_then(|entry| entry.service.take()) else {
             return;
         };
         self.index(name, Some(&before), false);
         self.claim(name);
         self.forget_empty(name);
+        self.arrivals.changed_services += 1;
         self.touched.insert(name.clone());
     }
 
@@ -252,9 +273,13 @@ impl Cluster {
     fn set_slice(&mut self, slice: EndpointSlice) {
         let name = slice.name.clone();
         let service = ObjectName::new(name.namespace(), &slice.service);
+        let is_start = !(self.is_complete(Kind::Service) && self.is_complete(Kind::EndpointSlice));
+        let trigger = slice.last_change.filter(|_| !is_start);
         let Some(slice) = Slice::fold(slice, &self.config.node_name, &mut self.zones) else {
             return self.delete_slice(&name);
         };
+        self.arrivals.endpoint_slices += 1;
+        let trigger = trigger.map(|time| (slice.family(), time));
         if self.slices.get(&name).is_some_and(|owner| *owner != service) {
             self.delete_slice(&name);
         }
@@ -268,6 +293,7 @@ impl Cluster {
                 self.slices.insert(name, service.clone());
             }
         }
+        self.arrivals.slice_changed(&service, trigger);
         self.touched.insert(service);
     }
 
@@ -279,6 +305,8 @@ impl Cluster {
             entry.slices.retain(|slice| slice.name() != name);
         }
         self.forget_empty(&service);
+        self.arrivals.endpoint_slices += 1;
+        self.arrivals.slice_went(&service);
         self.touched.insert(service);
     }
 
@@ -286,6 +314,7 @@ impl Cluster {
         if node.name.name() != &*self.config.node_name {
             return self.set_other_node(node.name, node.addresses);
         }
+        self.nodes.eligible = !node.deleting && node.taints.iter().all(|key| &**key != TO_BE_DELETED);
         if self.nodes.zone != node.zone {
             self.nodes.zone = node.zone;
             let hinted = self
@@ -305,7 +334,9 @@ impl Cluster {
 
     /// This node's object may go while the process runs on: what it told stays (zone, primary addresses).
     fn delete_node(&mut self, name: &ObjectName) {
-        if name.name() != &*self.config.node_name {
+        if name.name() == &*self.config.node_name {
+            self.nodes.eligible = false;
+        } else {
             self.set_other_node(name.clone(), Vec::new());
         }
     }

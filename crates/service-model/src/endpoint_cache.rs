@@ -20,7 +20,6 @@ pub(crate) struct Slice {
     family: Family,
     ports: SmallVec<[EndpointPort; 1]>,
     endpoints: Box<[Folded]>,
-    pub(crate) last_change: Option<i64>,
     invalid: Box<[InvalidField]>,
 }
 
@@ -98,13 +97,16 @@ impl Slice {
             family,
             ports: slice.ports,
             endpoints: endpoints.into(),
-            last_change: slice.last_change,
             invalid: invalid.into(),
         })
     }
 
     pub(crate) fn name(&self) -> &ObjectName {
         &self.name
+    }
+
+    pub(crate) fn family(&self) -> Family {
+        self.family
     }
 
     /// Some endpoint has hints for zones: a change of this node's zone matters.

@@ -12,8 +12,10 @@ use crate::name::ObjectName;
 use crate::object::{Family, IpMode, Service, ServiceType, TrafficPolicy};
 
 /// This node, and the addresses of the others.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Nodes {
+    /// Of this node's object: load balancers may send it traffic. So it may where nothing is known of it.
+    pub(crate) eligible: bool,
     /// Addresses of this node's interfaces; `None` until they were told.
     pub(crate) interfaces: Option<Vec<IpAddr>>,
     /// Of this node's object: label `topology.kubernetes.io/zone`.
@@ -26,6 +28,20 @@ pub(crate) struct Nodes {
     pub(crate) others: FxHashMap<IpAddr, SmallVec<[ObjectName; 1]>>,
     /// The addresses of all other nodes are known. Until then none but this node's own is safe to bind.
     pub(crate) others_complete: bool,
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Self {
+            eligible: true,
+            interfaces: None,
+            zone: Box::default(),
+            own: Vec::new(),
+            pod_cidrs: Vec::new(),
+            others: FxHashMap::default(),
+            others_complete: false,
+        }
+    }
 }
 
 impl Nodes {

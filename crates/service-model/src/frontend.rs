@@ -130,8 +130,11 @@ pub struct SourceRanges {
 pub struct HealthCheck {
     /// The port to answer on.
     pub port: u16,
-    /// Distinct addresses of local ready endpoints, over all ports, both families.
-    pub local_endpoints: usize,
+    /// Distinct addresses of local ready endpoints, over all ports: what is told who asks by IPv4. `None` = the service has
+    /// no cluster IP of this family, and nobody listens.
+    pub v4: Option<usize>,
+    /// The same of IPv6.
+    pub v6: Option<usize>,
 }
 
 /// An object or field that cannot be programmed, and why.
@@ -159,8 +162,6 @@ pub struct Program {
     pub drain_timeout: Option<Duration>,
     /// Health-check node port.
     pub health_check: Option<HealthCheck>,
-    /// When the newest of its EndpointSlices was triggered, in nanoseconds since 1970, where that is told.
-    pub trigger_time: Option<i64>,
 }
 
 impl fmt::Display for Protocol {

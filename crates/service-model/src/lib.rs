@@ -2,9 +2,10 @@
 //! and under which policy. Pure: no I/O, no clock, no log, and it does not fail.
 //!
 //! Reading order: [`object`] and [`event`] (what comes in), [`frontend`] (what goes out), [`cluster`] (the state
-//! between), `face` (a service's addresses), `claim` (conflicts), `endpoint_cache` and `policy` (its endpoints),
+//! between), [`arrival`] (what is told of it), `face` (a service's addresses), `claim` (conflicts), `endpoint_cache` and `policy` (its endpoints),
 //! `program` (all of it together), `rotation`.
 
+pub mod arrival;
 mod claim;
 pub mod cluster;
 pub mod config;
@@ -21,6 +22,7 @@ mod program;
 mod rotation;
 pub mod scheduler;
 
+pub use arrival::Arrivals;
 pub use cluster::Cluster;
 pub use config::{Capture, Config, DetectLocal, NodePortAddresses};
 pub use duration::parse_duration;

@@ -13,7 +13,7 @@ use crate::face::{Face, Nodes, external_local, faces, family_of, insiders_port, 
 use crate::frontend::{
     AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges,
 };
-use crate::object::{Service, ServiceType, TrafficPolicy};
+use crate::object::{Family, Service, ServiceType, TrafficPolicy};
 use crate::policy::{Categories, categorize};
 use crate::rotation::rotate;
 use crate::scheduler::Scheduler;
@@ -38,7 +38,6 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
     };
     let mut program = Program {
         drain_timeout: service.drain_timeout,
-        trigger_time: slices.iter().filter_map(|slice| slice.last_change).max(),
         ..Program::default()
     };
     program.rejections.extend(
@@ -194,9 +193,16 @@ fn health_check(service: &Service, slices: &[Slice]) -> Option<HealthCheck> {
     let wanted = service.service_type == ServiceType::LoadBalancer
         && external_local(service)
         && service.health_check_node_port != 0;
-    let local: FxHashSet<_> = slices.iter().flat_map(Slice::local_ready).collect();
-    wanted.then_some(HealthCheck {
+    let count = |family| {
+        let has = |ip: &IpAddr| family_of(*ip) == family;
+        service.cluster_ips.iter().any(has).then(|| {
+            let local = slices.iter().flat_map(Slice::local_ready).filter(has);
+            local.collect::<FxHashSet<_>>().len()
+        })
+    };
+    wanted.then(|| HealthCheck {
         port: service.health_check_node_port,
-        local_endpoints: local.len(),
+        v4: count(Family::V4),
+        v6: count(Family::V6),
     })
 }

@@ -551,26 +551,41 @@ fn health_checks_count_local_ready_addresses() {
     };
     let mut cluster = one(local);
     let check = |cluster: &Cluster| cluster.program(&name(1)).health_check;
-    assert_eq!(
-        check(&cluster),
+    let counted = |v4, v6| {
         Some(HealthCheck {
             port: 31_000,
-            local_endpoints: 1
+            v4: Some(v4),
+            v6,
         })
-    );
+    };
+    assert_eq!(check(&cluster), counted(1, None));
     let going = Endpoint {
         ready: false,
         terminating: true,
         ..endpoint(1, "here")
     };
     apply_slice(&mut cluster, slice(1, 0, vec![going, endpoint(2, "there")]));
-    assert_eq!(
-        check(&cluster),
-        Some(HealthCheck {
-            port: 31_000,
-            local_endpoints: 0
-        })
-    );
+    assert_eq!(check(&cluster), counted(0, None));
+    // Of two families each is counted for itself; an address counts once.
+    let both = Service {
+        external_traffic_policy: TrafficPolicy::Local,
+        health_check_node_port: 31_000,
+        cluster_ips: [ip("10.0.0.1"), ip("fd00::1")].into_iter().collect(),
+        ..everywhere(1)
+    };
+    apply_service(&mut cluster, both);
+    let six = |last: u8| Endpoint {
+        address: ip(&format!("fd00:1::{last}")),
+        ..endpoint(1, "here")
+    };
+    for part in [1, 2] {
+        let slice = EndpointSlice {
+            family: Some(Family::V6),
+            ..slice(1, part, vec![six(1), six(part)])
+        };
+        apply_slice(&mut cluster, slice);
+    }
+    assert_eq!(check(&cluster), counted(0, Some(2)));
     apply_service(
         &mut cluster,
         Service {
@@ -712,4 +727,68 @@ fn t16_t17_where_node_ports_answer() {
     let with_loopback = ["192.0.2.0/24", "127.0.0.0/8", "::1/128"];
     check(true, cidrs(&with_loopback), [at(&["192.0.2.1", "127.0.0.1"]), at(&[])]);
     check(false, cidrs(&with_loopback), [at(&["192.0.2.1"]), at(&[])]);
+}
+
+#[test]
+fn load_balancers_may_use_a_node_that_stays() {
+    let mut cluster = cluster();
+    assert!(cluster.is_node_eligible());
+    let tainted = Node {
+        taints: vec!["other".into(), "ToBeDeletedByClusterAutoscaler".into()],
+        ..node("here", "a", &[])
+    };
+    let deleting = Node {
+        deleting: true,
+        ..node("here", "a", &[])
+    };
+    for (change, eligible) in [
+        (Change::Applied(tainted.clone()), false),
+        (Change::Applied(node("here", "a", &[])), true),
+        (Change::Applied(deleting), false),
+        (Change::Applied(node("here", "a", &[])), true),
+        // Others are no matter.
+        (
+            Change::Applied(Node {
+                name: ObjectName::cluster_scoped("there"),
+                ..tainted
+            }),
+            true,
+        ),
+        (Change::Deleted(ObjectName::cluster_scoped("there")), true),
+        (Change::Deleted(ObjectName::cluster_scoped("here")), false),
+    ] {
+        cluster.apply(Event::Node(change));
+        assert_eq!(cluster.is_node_eligible(), eligible);
+    }
+}
+
+#[test]
+fn arrivals_are_counted_and_changes_of_endpoints_timed() {
+    let mut cluster = cluster();
+    let timed = |part, last, time| EndpointSlice {
+        last_change: Some(time),
+        ..slice(1, part, vec![endpoint(last, "there")])
+    };
+    apply_service(&mut cluster, everywhere(1));
+    apply_slice(&mut cluster, timed(0, 1, 5));
+    // The first list tells of old changes.
+    let start = cluster.take_arrivals();
+    assert_eq!((start.services, start.endpoint_slices, start.triggers.len()), (1, 1, 0));
+    cluster.apply(Event::Complete(Kind::Service));
+    cluster.apply(Event::Complete(Kind::EndpointSlice));
+    apply_service(&mut cluster, everywhere(1));
+    apply_slice(&mut cluster, timed(0, 1, 6));
+    let same = cluster.take_arrivals();
+    assert_eq!((same.services, same.changed_services), (1, 0));
+    assert_eq!((same.endpoint_slices, same.changed_endpoint_slices), (1, 0));
+    assert!(same.triggers.is_empty());
+    apply_slice(&mut cluster, timed(0, 2, 7));
+    apply_slice(&mut cluster, timed(1, 3, 8));
+    let triggers = cluster.take_arrivals().triggers;
+    assert_eq!(triggers[&name(1)], [(Family::V4, 7), (Family::V4, 8)]);
+    // What went has no time of its own, and takes those that wait along, as upstream.
+    apply_slice(&mut cluster, timed(0, 4, 9));
+    cluster.apply(Event::EndpointSlice(Change::Deleted(ObjectName::new("d", "s1-1"))));
+    let gone = cluster.take_arrivals();
+    assert_eq!((gone.changed_endpoint_slices, gone.triggers.len()), (2, 0));
 }
