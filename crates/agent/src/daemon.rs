@@ -3,10 +3,11 @@
 use std::fs;
 use std::future::pending;
 use std::pin::pin;
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
-use api_watch::{ApiConfig, ApiServer, EventSink, EventType, ObjectEvent, Patience};
+use api_watch::{ApiConfig, ApiServer, CallObserver, EventSink, EventType, ObjectEvent, Patience};
 use dataplane::iptables::{self, Installed, IptablesPlane, Programs, Saved};
 use dataplane::live::LiveKernel;
 use dataplane::rules;
@@ -22,12 +23,17 @@ use crate::bridge;
 use crate::cleanup;
 use crate::dry_run::DryRun;
 use crate::host_rules;
+use crate::http::service_health::HealthChecks;
 use crate::listeners::{self, Listeners};
+use crate::log::Verbosity;
+use crate::metrics::Metrics;
 use crate::mode::{Choice, Mode};
 use crate::privilege::require_net_admin;
+use crate::progress::Progress;
+use crate::servers::Servers;
 use crate::settings::{Settings, Source};
 use crate::start;
-use crate::sync::{Channels, Sync};
+use crate::sync::{Channels, Readers, Sync};
 
 /// Events between the API side and the sync thread. When it is full the API side waits.
 const CHANNEL: usize = 1024;
@@ -36,12 +42,12 @@ const CHANNEL: usize = 1024;
 ///
 /// # Errors
 /// Bad settings, a kernel that lacks something, or a task that must run and ended.
-pub(crate) fn run(settings: Settings) -> Result<()> {
+pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
     let requested = settings.mode;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = %requested, "starting");
     if settings.dry_run {
         return match requested {
-            Mode::Ipvs => serve(settings, None, |settings| {
+            Mode::Ipvs => serve(settings, None, verbosity, |settings| {
                 let kernel = open_to_read()
                     .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
                     .ok();
@@ -59,8 +65,8 @@ pub(crate) fn run(settings: Settings) -> Result<()> {
         return start::init_only(&settings, choice.effective);
     }
     match choice.effective {
-        Mode::Ipvs => serve(settings, Some(choice), open_ipvs),
-        Mode::Iptables => serve(settings.for_iptables(), Some(choice), open_iptables),
+        Mode::Ipvs => serve(settings, Some(choice), verbosity, open_ipvs),
+        Mode::Iptables => serve(settings.for_iptables(), Some(choice), verbosity, open_iptables),
     }
 }
 
@@ -77,6 +83,7 @@ fn data_plane(settings: &Settings) -> dataplane::Settings {
 fn serve<P: Plane + Send + 'static>(
     settings: Settings,
     choice: Option<Choice>,
+    verbosity: Verbosity,
     open: impl FnOnce(&Settings) -> Result<(P, Option<Listeners<P::Picture>>)>,
 ) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -87,9 +94,24 @@ fn serve<P: Plane + Send + 'static>(
         let (events, waiting) = mpsc::channel(CHANNEL);
         let node_name = settings.model.node_name.to_string();
         let (other_nodes, wanted) = watch::channel(false);
-        let (sink, source) = start_source(&settings.source, node_name, events.clone(), wanted).await?;
+        let (readers, checks) = readers(&settings, choice.as_ref());
+        let observer = {
+            let metrics = Arc::clone(&readers.metrics);
+            CallObserver::new(move |call| metrics.rest_client.take(call))
+        };
+        let (sink, source) = start_source(&settings.source, &node_name, events.clone(), wanted, observer).await?;
+        let servers = choice.as_ref().map(|choice| Servers {
+            settings: settings.servers.clone(),
+            mode: choice.effective,
+            readers: readers.clone(),
+            checks,
+            sink: sink.clone(),
+            node_name,
+            health_timeout: settings.periods.sync * 2,
+            verbosity,
+        });
         if let Some(choice) = &choice {
-            tell_fallback(choice, &settings, &sink);
+            tell_start(choice, &settings, &sink);
         }
         let (plane, listeners) = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
@@ -101,6 +123,7 @@ fn serve<P: Plane + Send + 'static>(
             events: waiting,
             heard,
             sink,
+            readers,
             other_nodes,
             serving,
         };
@@ -132,6 +155,12 @@ fn serve<P: Plane + Send + 'static>(
                 None => pending().await,
             }
         };
+        let served = async {
+            match servers {
+                Some(servers) => servers.run().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => info!("SIGTERM, leaving the data path as it is"),
             _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
@@ -142,6 +171,7 @@ fn serve<P: Plane + Send + 'static>(
             }
             ended = source => return Err(anyhow!(ended.context("the source of objects panicked")?).context("follow objects")),
             ended = addresses => return Err(ended.context("the address monitor panicked")?.context("follow node addresses")),
+            ended = served => return Err(ended),
             ended = &mut listener_ended => return Err(ended.context("listen to the kernel")),
             ended = sync_ended => {
                 ended.context("the sync thread panicked")??;
@@ -152,13 +182,29 @@ fn serve<P: Plane + Send + 'static>(
     })
 }
 
+/// What the sync thread tells others by, and what they read of health checks.
+fn readers(settings: &Settings, choice: Option<&Choice>) -> (Readers, watch::Receiver<Arc<HealthChecks>>) {
+    let progress = Arc::new(Progress::new());
+    let gates = vec![("AllowServiceExternalIPs", settings.model.allow_external_ips)];
+    let asked = Choice::as_requested(settings.mode);
+    let metrics = Metrics::new(choice.unwrap_or(&asked).clone(), Arc::clone(&progress), gates);
+    let (health_checks, checks) = watch::channel(Arc::default());
+    let readers = Readers {
+        progress,
+        metrics: Arc::new(metrics),
+        health_checks,
+    };
+    (readers, checks)
+}
+
 type SourceTask = tokio::task::JoinHandle<api_watch::Error>;
 
 async fn start_source(
     source: &Source,
-    node_name: String,
+    node_name: &str,
     events: mpsc::Sender<Event>,
     other_nodes: watch::Receiver<bool>,
+    observer: CallObserver,
 ) -> Result<(EventSink, SourceTask)> {
     match source {
         Source::Directory(directory) => {
@@ -175,8 +221,9 @@ async fn start_source(
             let config = ApiConfig {
                 kubeconfig,
                 master,
-                node_name,
+                node_name: node_name.to_owned(),
                 patience: Patience::default(),
+                observer,
             };
             let server = ApiServer::connect(&config).await?;
             info!(server = server.url(), "following the API server");
@@ -252,20 +299,21 @@ fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Optio
     Ok((IptablesPlane::new(programs, rules), Some(listeners)))
 }
 
-/// Where an operator looks: an event on the Node, beside the warning in the log (L14).
-fn tell_fallback(choice: &Choice, settings: &Settings, sink: &EventSink) {
+/// Where an operator looks: events on the Node that it starts and, beside the warning in the log, that it fell back (L14).
+fn tell_start(choice: &Choice, settings: &Settings, sink: &EventSink) {
+    let event = |event_type, reason, action, note| ObjectEvent {
+        kind: Kind::Node,
+        object: ObjectName::cluster_scoped(&settings.model.node_name),
+        event_type,
+        reason,
+        action,
+        note,
+    };
+    sink.send(event(EventType::Normal, "Starting", "StartKubeProxy", String::new()));
     if let Some(reason) = &choice.reason {
-        sink.send(ObjectEvent {
-            kind: Kind::Node,
-            object: ObjectName::cluster_scoped(&settings.model.node_name),
-            event_type: EventType::Warning,
-            reason: "FallbackToIptables",
-            action: "ChooseMode",
-            note: format!(
-                "mode {} was asked for, {} is used: {reason}",
-                choice.requested, choice.effective
-            ),
-        });
+        let (requested, effective) = (choice.requested, choice.effective);
+        let note = format!("mode {requested} was asked for, {effective} is used: {reason}");
+        sink.send(event(EventType::Warning, "FallbackToIptables", "ChooseMode", note));
     }
 }
 

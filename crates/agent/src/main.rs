@@ -1,8 +1,9 @@
 //! The program `kube-ipvs`: command line, configuration, logging, and the threads that carry it.
 //!
-//! Reading order: [`cli`], [`config`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one thread that
-//! writes), [`plan`] (the same without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out
-//! again). It decides nothing about Services.
+//! Reading order: [`cli`], [`config`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one
+//! thread that writes), [`servers`] with [`http`], [`metrics`] and [`progress`] (what others are told), [`plan`] (the same
+//! without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out again). It decides nothing about
+//! Services.
 
 mod bridge;
 mod cleanup;
@@ -12,27 +13,30 @@ mod conntrack_sysctls;
 mod daemon;
 mod dry_run;
 mod host_rules;
+mod http;
 mod listeners;
+mod log;
+mod metrics;
 mod mode;
 mod node_name;
 mod plan;
 mod privilege;
+mod progress;
 mod server_settings;
+mod servers;
 mod service_settings;
 mod settings;
 mod start;
 mod start_settings;
 mod sync;
 
-use std::io;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use tracing::debug;
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, DaemonArgs, EXIT_ERROR, EXIT_NO_IPVS};
-use crate::config::{Configuration, LoggingConfiguration, logging_of};
+use crate::config::{Configuration, logging_of};
 use crate::settings::Settings;
 
 #[global_allocator]
@@ -68,15 +72,15 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Plan(args) => {
-            log_to_stderr(&logging_of(&args.log)?);
+            log::to_stderr(&logging_of(&args.log)?);
             plan::run(args)
         }
         Command::Cleanup(args) => {
-            log_to_stderr(&logging_of(&args.log)?);
+            log::to_stderr(&logging_of(&args.log)?);
             cleanup::run(args.into())
         }
         Command::HostRules(args) => {
-            log_to_stderr(&logging_of(&args.log)?);
+            log::to_stderr(&logging_of(&args.log)?);
             host_rules::helper::run(args)
         }
     }
@@ -85,7 +89,7 @@ fn run(command: &Command) -> Result<ExitCode> {
 /// The daemon, and what its flags ask for instead of it, in kube-proxy's order.
 fn run_daemon(args: DaemonArgs) -> Result<ExitCode> {
     let configuration = Configuration::load(&args)?;
-    log_to_stderr(&configuration.kube_proxy.logging);
+    let verbosity = log::to_stderr(&configuration.kube_proxy.logging);
     for (name, value) in &args.all_flags {
         debug!(name, value, "flag");
     }
@@ -98,22 +102,5 @@ fn run_daemon(args: DaemonArgs) -> Result<ExitCode> {
         return cleanup::run(cleanup::Job::of_daemon(&configuration, &args));
     }
     configuration.doubt()?;
-    daemon::run(Settings::new(configuration, args)?).map(|()| ExitCode::SUCCESS)
-}
-
-/// The log goes to standard error; `RUST_LOG` overrides the verbosity.
-fn log_to_stderr(logging: &LoggingConfiguration) {
-    let level = match logging.verbosity {
-        0..=3 => "info",
-        4..=5 => "debug",
-        _ => "trace",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr);
-    match logging.format.as_str() {
-        "json" => builder.json().init(),
-        _ => builder.with_ansi(false).init(),
-    }
+    daemon::run(Settings::new(configuration, args)?, verbosity).map(|()| ExitCode::SUCCESS)
 }

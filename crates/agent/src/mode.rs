@@ -46,13 +46,18 @@ impl Choice {
         Ok(choice)
     }
 
+    /// Without a question to the kernel.
+    pub(crate) fn as_requested(requested: Mode) -> Self {
+        Self {
+            requested,
+            effective: requested,
+            reason: None,
+        }
+    }
+
     fn of(requested: Mode, answer: Answer, fallback: Fallback) -> Result<Self, NoIpvs> {
         match (answer, fallback) {
-            (Answer::Able | Answer::Partly, _) => Ok(Self {
-                requested,
-                effective: requested,
-                reason: None,
-            }),
+            (Answer::Able | Answer::Partly, _) => Ok(Self::as_requested(requested)),
             (Answer::Unable(missing), Fallback::Iptables) => Ok(Self {
                 requested,
                 effective: Mode::Iptables,

@@ -42,7 +42,6 @@ pub(crate) struct Settings {
     pub(crate) old_sysctls: OldValues,
     /// Ends the program when it changes.
     pub(crate) config_file: Option<ConfigFile>,
-    #[allow(dead_code, reason = "nothing is served yet")]
     pub(crate) servers: ServerSettings,
     pub(crate) start: StartSettings,
 }

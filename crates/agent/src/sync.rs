@@ -1,29 +1,38 @@
 //! The sync thread: owns everything that ends in the kernel. Events in; plans committed; one line of log a commit.
 //!
-//! No locks, no clock but its own, and no other thread writes to the kernel.
+//! No locks, no clock but its own, and no other thread writes to the kernel. What it says in words is in [`voice`], what
+//! it tells in numbers in [`telemetry`].
+
+mod telemetry;
+mod voice;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use api_watch::{EventSink, EventType, ObjectEvent};
+use api_watch::EventSink;
 use dataplane::commit::Report;
 use dataplane::kernel::chain;
-use dataplane::plane::Sizes;
-use dataplane::{Drift, KernelBroken, Phase, Plane};
-use rustc_hash::FxHashMap;
-use service_model::{Cluster, Config, Event, Family, Kind, ObjectName, Rejection};
+use dataplane::{Drift, KernelBroken, Plane};
+use service_model::{Cluster, Config, Event, Family, Kind, ObjectName};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::listeners::{Disturbance, Heard, Look};
+pub(crate) use telemetry::Readers;
+use telemetry::Telemetry;
+use voice::Voice;
 
 /// How long a missing Node object, or those of other nodes, hold up the first commit (L2).
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
 /// Wait before the kernel is read again after the way to it broke.
 const BROKEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Least time between two countings of everything: one takes about a millisecond for 10,000 services, and happens only
+/// after something changed, when nothing else waits.
+const SURVEY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Least time between two looks at the kernel because somebody else changes the policy tables.
 const DISTURBED_PAUSE: Duration = Duration::from_millis(500);
@@ -48,6 +57,7 @@ pub(crate) struct Channels<P> {
     pub(crate) events: Receiver<Event>,
     pub(crate) heard: Heard<P>,
     pub(crate) sink: EventSink,
+    pub(crate) readers: Readers,
     /// Whether other nodes are to be followed (T18).
     pub(crate) other_nodes: watch::Sender<bool>,
     /// Told once, after the first commit.
@@ -83,7 +93,8 @@ pub(crate) struct Sync<P: Plane> {
     plane: P,
     events: Receiver<Event>,
     heard: Heard<P::Picture>,
-    sink: EventSink,
+    voice: Voice,
+    telemetry: Telemetry,
     other_nodes: watch::Sender<bool>,
     periods: Periods,
     started: Instant,
@@ -103,7 +114,8 @@ pub(crate) struct Sync<P: Plane> {
     not_before: Instant,
     /// Services whose programs may have changed since the last commit.
     touched: BTreeSet<ObjectName>,
-    rejections: FxHashMap<ObjectName, Vec<Rejection>>,
+    /// When all is to be counted again; `None` = nothing changed since it was.
+    survey_at: Option<Instant>,
 }
 
 impl<P: Plane> Sync<P> {
@@ -113,6 +125,7 @@ impl<P: Plane> Sync<P> {
             events,
             heard,
             sink,
+            readers,
             other_nodes,
             serving,
         } = channels;
@@ -121,11 +134,12 @@ impl<P: Plane> Sync<P> {
             None => Audit::Never,
         };
         Self {
+            voice: Voice::new(sink, &config.node_name),
+            telemetry: Telemetry::new(readers),
             cluster: Cluster::new(config),
             plane,
             events,
             heard,
-            sink,
             other_nodes,
             periods,
             started: now,
@@ -138,7 +152,7 @@ impl<P: Plane> Sync<P> {
             must_repair: false,
             not_before: now,
             touched: BTreeSet::new(),
-            rejections: FxHashMap::default(),
+            survey_at: None,
         }
     }
 
@@ -205,6 +219,7 @@ impl<P: Plane> Sync<P> {
             ?what,
             "somebody else changed what kube-ipvs programmed, reading the kernel again"
         );
+        self.telemetry.disturbed();
         self.must_adopt = true;
         self.not_before = self
             .not_before
@@ -218,6 +233,7 @@ impl<P: Plane> Sync<P> {
         let taken = self.audit == Audit::Looking(true);
         self.audit = Audit::At(now + self.periods.sync.max(look.took * AUDIT_SHARE));
         debug!(microseconds = look.took.as_micros(), "audit");
+        self.telemetry.audited(look.took);
         if let (Some(picture), true) = (look.picture, taken) {
             let drift = self.plane.audited(&picture);
             debug!(microseconds = now.elapsed().as_micros(), "audit compared");
@@ -226,28 +242,11 @@ impl<P: Plane> Sync<P> {
         }
     }
 
-    /// Somebody else changed objects of ours: once for all that was found together.
     fn tell_drift(&self, drift: Drift) {
-        if drift.is_empty() {
-            return;
+        if !drift.is_empty() {
+            self.telemetry.drifted(drift);
+            self.voice.drift(drift);
         }
-        warn!(
-            virtual_servers = drift.virtual_servers,
-            real_servers = drift.real_servers,
-            routes = drift.routes,
-            addresses = drift.addresses,
-            tables = drift.tables,
-            elements = drift.elements,
-            "not as kube-ipvs programmed it, repairing"
-        );
-        self.sink.send(ObjectEvent {
-            kind: Kind::Node,
-            object: ObjectName::cluster_scoped(self.cluster.node_name()),
-            event_type: EventType::Warning,
-            reason: "DriftRepaired",
-            action: "Repair",
-            note: format!("somebody else changed what kube-ipvs programmed: {drift}"),
-        });
     }
 
     /// How long nothing has to be done; `None` = until the next event.
@@ -264,7 +263,8 @@ impl<P: Plane> Sync<P> {
             Audit::At(at) if self.serving && !self.must_adopt => Some(at),
             _ => None,
         };
-        [node, background, staged, retry, look, audit]
+        let survey = self.survey_at.filter(|_| self.serving);
+        [node, background, staged, retry, look, audit, survey]
             .into_iter()
             .flatten()
             .min()
@@ -291,34 +291,70 @@ impl<P: Plane> Sync<P> {
     /// One round: what was touched is computed anew and, where the time has come, written.
     fn step(&mut self) {
         let now = Instant::now();
+        self.telemetry
+            .arrived(self.cluster.arrivals(), self.cluster.is_node_eligible());
         self.touched.extend(self.cluster.take_touched());
         let wanted = self.cluster.wants_other_nodes();
         self.other_nodes
             .send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
-        if !self.serving && !self.may_start(now) || now < self.not_before {
+        if !self.serving && !self.may_start(now) {
+            return;
+        }
+        self.telemetry.begin();
+        if now < self.not_before {
             return;
         }
         self.begin_audit(now);
-        if let Err(broken) = self.look_and_write(now) {
-            error!(error = chain(&broken), "the way to the kernel broke, reading it again");
-            self.must_adopt = true;
-            self.not_before = now + BROKEN_PAUSE;
+        let done = self.look_and_write(now);
+        match done {
+            // What is refused is tried again, and is no lack of progress (L11).
+            Ok(committed) if !self.is_due() => {
+                let age = self.telemetry.served();
+                if committed {
+                    self.telemetry.commit_age(age);
+                }
+                self.survey(now);
+            }
+            Ok(_) => {}
+            Err(broken) => {
+                error!(error = chain(&broken), "the way to the kernel broke, reading it again");
+                self.telemetry.broken();
+                self.must_adopt = true;
+                self.not_before = now + BROKEN_PAUSE;
+            }
+        }
+    }
+
+    /// Counts everything, where the time has come.
+    fn survey(&mut self, now: Instant) {
+        if self.survey_at.is_some_and(|at| at <= now) {
+            self.survey_at = None;
+            self.telemetry.surveyed(self.plane.survey());
         }
     }
 
     /// Looks at what only waits, where the time has come, and writes what is due, or else a share of the background work.
-    fn look_and_write(&mut self, now: Instant) -> Result<(), KernelBroken> {
+    /// True where a commit was made.
+    fn look_and_write(&mut self, now: Instant) -> Result<bool, KernelBroken> {
         let has_come = |at: Option<Instant>| at.is_some_and(|at| at <= now);
         let retry = has_come(self.plane.next_retry());
         let look = !self.must_adopt && has_come(self.plane.next_look());
         let over = look && self.plane.look(now)?;
         if over || retry || self.is_due() {
             self.not_before = now + self.periods.min_sync;
-            return self.commit(now);
+            return self.commit(now).map(|()| true);
         }
         let report = self.plane.background(now)?;
-        self.tell_addresses(&report);
-        Ok(())
+        self.telemetry.executed(&report);
+        self.voice.background(&self.plane, &report);
+        self.changed(&report, now);
+        Ok(false)
+    }
+
+    fn changed(&mut self, report: &Report, now: Instant) {
+        if !report.is_empty() {
+            self.survey_at.get_or_insert(now + SURVEY_PAUSE);
+        }
     }
 
     /// Nothing is written before the picture is complete (L2).
@@ -334,17 +370,42 @@ impl<P: Plane> Sync<P> {
 
     fn commit(&mut self, now: Instant) -> Result<(), KernelBroken> {
         let touched = std::mem::take(&mut self.touched);
-        for family in [Family::V4, Family::V6] {
+        let places = [Family::V4, Family::V6].map(|family| self.cluster.node_port_places(family));
+        for (family, places) in [Family::V4, Family::V6].into_iter().zip(places.clone()) {
             self.plane
                 .want_local_traffic(family, self.cluster.local_traffic(family));
-            self.plane
-                .want_node_ports(family, self.cluster.node_port_places(family));
+            self.plane.want_node_ports(family, places);
         }
+        self.telemetry.node_ports(places);
         for service in &touched {
             let program = self.cluster.program(service);
             self.plane.want(service, &program);
-            self.tell_rejections(service, &program.rejections);
+            self.telemetry.programmed(service, &program);
+            self.voice.rejections(service, &program.rejections);
         }
+        let done = self.write(now);
+        self.telemetry
+            .tried(now.elapsed(), self.plane.passes(), &self.plane.take_restores());
+        let report = done?;
+        self.telemetry.committed(&report, self.cluster.take_pending());
+        self.telemetry.rejections(self.voice.rejected());
+        self.voice.commit(&self.plane, touched.len(), &report, now.elapsed());
+        self.changed(&report, now);
+        if !self.serving {
+            self.serving = true;
+            if self.cluster.wants_other_nodes() && !self.cluster.knows_other_nodes() {
+                warn!("the list of Nodes has not come, load-balancer and external IPs wait for it");
+            }
+            let survey = self.plane.survey();
+            Voice::serving(&survey, report.total(), self.started.elapsed());
+            self.telemetry.surveyed(survey);
+            let _ = self.tell_serving.take().map(|tell| tell.send(()));
+        }
+        Ok(())
+    }
+
+    /// Reads the kernel where it is not known, and writes what differs.
+    fn write(&mut self, now: Instant) -> Result<Report, KernelBroken> {
         if self.must_adopt {
             let drift = self.plane.adopt()?;
             self.must_adopt = false;
@@ -356,113 +417,6 @@ impl<P: Plane> Sync<P> {
             }
         }
         self.must_repair = false;
-        let report = self.plane.commit(now)?;
-        self.tell_commit(touched.len(), &report, now.elapsed());
-        if !self.serving {
-            self.serving = true;
-            if self.cluster.wants_other_nodes() && !self.cluster.knows_other_nodes() {
-                warn!("the list of Nodes has not come, load-balancer and external IPs wait for it");
-            }
-            let Sizes {
-                rules,
-                virtual_servers,
-                real_servers,
-                vips,
-            } = self.plane.sizes();
-            let seconds = self.started.elapsed().as_secs_f64();
-            info!(
-                virtual_servers,
-                real_servers,
-                vips,
-                rules,
-                written = report.total(),
-                seconds,
-                "serving"
-            );
-            let _ = self.tell_serving.take().map(|tell| tell.send(()));
-        }
-        Ok(())
-    }
-
-    fn tell_commit(&self, services: usize, report: &Report, took: Duration) {
-        if !report.is_empty() {
-            let count = |phase| {
-                report
-                    .done
-                    .iter()
-                    .filter(|(p, _)| *p == phase)
-                    .map(|(_, n)| n)
-                    .sum::<usize>()
-            };
-            info!(
-                services,
-                ops = report.total(),
-                policies = count(Phase::Policies),
-                virtual_servers = count(Phase::VirtualServers),
-                real_servers = count(Phase::RealServers),
-                routes = count(Phase::Routes),
-                real_servers_out = count(Phase::RealServersOut),
-                vips_out = count(Phase::VipsOut),
-                virtual_servers_out = count(Phase::VirtualServersOut),
-                policies_out = count(Phase::PoliciesOut),
-                flows = count(Phase::Flows),
-                draining = self.plane.draining(),
-                refused = report.refused.len(),
-                microseconds = took.as_micros(),
-                "commit"
-            );
-        }
-        self.tell_refused(report);
-        for (server, scheduler) in &report.fallen_back {
-            warn!(%server, %scheduler, "the kernel lacks this scheduler, rr is used");
-            if let Some(service) = self.plane.owner(server) {
-                let note = format!("{server}: this node's kernel lacks the scheduler {scheduler}, rr is used");
-                self.warn_about(service, "FailedToProgram", "Program", note);
-            }
-        }
-    }
-
-    fn tell_addresses(&self, report: &Report) {
-        if !report.is_empty() {
-            debug!(ops = report.total(), "addresses added to kube-ipvs0");
-        }
-        self.tell_refused(report);
-    }
-
-    fn tell_refused(&self, report: &Report) {
-        for (op, refusal) in &report.refused {
-            warn!(op = %op, error = %refusal, "the kernel refused an op, it will be tried again");
-            if let Some(service) = op.key().virtual_server().and_then(|server| self.plane.owner(&server)) {
-                self.warn_about(service, "FailedToProgram", "Program", format!("{op}: {refusal}"));
-            }
-        }
-    }
-
-    /// Logs and reports each rejection once, when it first appears.
-    fn tell_rejections(&mut self, service: &ObjectName, now: &[Rejection]) {
-        let before = if now.is_empty() {
-            self.rejections.remove(service).unwrap_or_default()
-        } else {
-            self.rejections
-                .insert(service.clone(), now.to_vec())
-                .unwrap_or_default()
-        };
-        for rejection in now.iter().filter(|rejection| !before.contains(rejection)) {
-            let (kind, object) = (rejection.kind, &rejection.object);
-            warn!(%kind, %object, field = %rejection.field, reason = %rejection.reason, "rejected");
-            let note = format!("{}: {}", rejection.field, rejection.reason);
-            self.warn_about(service, "CannotProgram", "Compute", note);
-        }
-    }
-
-    fn warn_about(&self, service: &ObjectName, reason: &'static str, action: &'static str, note: String) {
-        self.sink.send(ObjectEvent {
-            kind: Kind::Service,
-            object: service.clone(),
-            event_type: EventType::Warning,
-            reason,
-            action,
-            note,
-        });
+        self.plane.commit(now)
     }
 }

@@ -11,6 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::ServiceBuilder;
 
+use crate::call::{CallObserver, Told};
 use crate::error::Error;
 
 /// A connection is dead when nothing came for 20 s and three probes, 5 s apart, had no answer: 35 s.
@@ -32,6 +33,8 @@ pub struct ApiConfig {
     pub node_name: String,
     /// How long something is waited for.
     pub patience: Patience,
+    /// Who is told of each request.
+    pub observer: CallObserver,
 }
 
 /// How long something is waited for: mostly silence, until it counts as a fault.
@@ -73,7 +76,7 @@ impl Connection {
         let url = found.cluster_url.to_string();
         Ok(Self {
             config: config.clone(),
-            client: client(found)?,
+            client: client(found, &config.observer)?,
             url,
         })
     }
@@ -92,7 +95,7 @@ impl Connection {
 
     /// Makes the client anew: certificates and tokens on disk may have been replaced.
     pub(crate) async fn renew(&mut self) -> Result<(), Error> {
-        self.client = client(find(&self.config).await?)?;
+        self.client = client(find(&self.config).await?, &self.config.observer)?;
         Ok(())
     }
 }
@@ -128,7 +131,7 @@ async fn find(config: &ApiConfig) -> Result<Config, Error> {
     Ok(found)
 }
 
-fn client(config: Config) -> Result<Client, Error> {
+fn client(config: Config, observer: &CallObserver) -> Result<Client, Error> {
     if let Some(url) = &config.proxy_url {
         return Err(Error::Proxy { url: url.to_string() });
     }
@@ -145,7 +148,10 @@ fn client(config: Config) -> Result<Client, Error> {
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     let tls = config.rustls_https_connector_with_connector(tcp).map_err(wrong)?;
-    let transport = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls);
+    let transport = Told {
+        inner: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls),
+        observer: observer.clone(),
+    };
     let stack = ServiceBuilder::new()
         .layer(config.base_uri_layer())
         .option_layer(config.auth_layer().map_err(wrong)?)

@@ -5,9 +5,10 @@
 //! YAML of the API; it decides nothing about Services.
 //!
 //! Reading order: `decode` (text to model objects), `directory`, `connection`, `follow` (list and watch of one
-//! kind), `server` (all kinds), `sink` (events about objects).
+//! kind), `server` (all kinds), `sink` (events about objects), `call` (requests as numbers).
 
 mod back_off;
+mod call;
 mod connection;
 mod decode;
 mod directory;
@@ -17,6 +18,7 @@ mod lines;
 mod server;
 mod sink;
 
+pub use call::{Call, CallObserver};
 pub use connection::{ApiConfig, Patience};
 pub use directory::{read_directory, watch_directory};
 pub use error::Error;

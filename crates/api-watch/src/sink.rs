@@ -16,9 +16,17 @@ use tracing::debug;
 /// What kube-proxy reports as.
 const CONTROLLER: &str = "kube-proxy";
 const WAITING: usize = 256;
-/// Events at once, and the wait for each further one.
-const BURST: u32 = 25;
-const REFILL: Duration = Duration::from_secs(5);
+/// Events at once, and the wait for each further one. Nodes have a bucket of their own: what is wrong with many services
+/// must not hide what is wrong with the node.
+const ALL: Bucket = Bucket {
+    size: 25,
+    refill: Duration::from_secs(5),
+};
+/// The same for one object: one that changes all the time must not use up what the others need.
+const ONE: Bucket = Bucket {
+    size: 10,
+    refill: Duration::from_secs(60),
+};
 /// The same event is not sent again within this time.
 const REPEAT: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -78,12 +86,12 @@ impl EventSink {
 
 /// Sends what comes, at its pace, until the last sink is gone.
 pub(crate) async fn deliver(mut waiting: mpsc::Receiver<ObjectEvent>, client: Client, node: String) {
-    let mut limit = Limit::new(Instant::now());
+    let mut limits = Limits::new(Instant::now());
     let mut sent: FxHashMap<ObjectEvent, Instant> = FxHashMap::default();
     while let Some(event) = waiting.recv().await {
         let now = Instant::now();
         sent.retain(|_, at| now.duration_since(*at) < REPEAT);
-        if sent.contains_key(&event) || !limit.allows(now) {
+        if sent.contains_key(&event) || !limits.allow(&event, now) {
             debug!(object = %event.object, reason = event.reason, "event held back");
             continue;
         }
@@ -150,28 +158,75 @@ fn cut(text: &str, longest: usize) -> &str {
     text.get(..end).unwrap_or_default()
 }
 
-/// A bucket of events.
+/// How many events at once, and how long until there is room for one more.
+#[derive(Clone, Copy)]
+struct Bucket {
+    size: u32,
+    refill: Duration,
+}
+
+/// How many events may be sent now: of services, of nodes, and of each object.
+struct Limits {
+    services: Limit,
+    nodes: Limit,
+    objects: FxHashMap<(Kind, ObjectName), Limit>,
+}
+
+impl Limits {
+    fn new(now: Instant) -> Self {
+        Self {
+            services: Limit::new(ALL, now),
+            nodes: Limit::new(ALL, now),
+            objects: FxHashMap::default(),
+        }
+    }
+
+    fn allow(&mut self, event: &ObjectEvent, now: Instant) -> bool {
+        self.objects.retain(|_, limit| !limit.is_full(now));
+        let all = match event.kind {
+            Kind::Node => &mut self.nodes,
+            Kind::Service | Kind::EndpointSlice => &mut self.services,
+        };
+        let one = self.objects.entry((event.kind, event.object.clone()));
+        // An object that has had its share takes nothing from the others.
+        one.or_insert_with(|| Limit::new(ONE, now)).allows(now) && all.allows(now)
+    }
+}
+
+/// A bucket, and what is left in it.
 struct Limit {
+    bucket: Bucket,
     left: u32,
     filled: Instant,
 }
 
 impl Limit {
-    fn new(now: Instant) -> Self {
+    fn new(bucket: Bucket, now: Instant) -> Self {
         Self {
-            left: BURST,
+            bucket,
+            left: bucket.size,
             filled: now,
         }
     }
 
-    fn allows(&mut self, now: Instant) -> bool {
-        while self.left < BURST && now.duration_since(self.filled) >= REFILL {
+    fn fill(&mut self, now: Instant) {
+        let Bucket { size, refill } = self.bucket;
+        while self.left < size && now.duration_since(self.filled) >= refill {
             self.left += 1;
-            self.filled += REFILL;
+            self.filled += refill;
         }
-        if self.left == BURST {
+        if self.left == size {
             self.filled = now;
         }
+    }
+
+    fn is_full(&mut self, now: Instant) -> bool {
+        self.fill(now);
+        self.left == self.bucket.size
+    }
+
+    fn allows(&mut self, now: Instant) -> bool {
+        self.fill(now);
         self.left.checked_sub(1).map(|left| self.left = left).is_some()
     }
 }
@@ -208,12 +263,37 @@ mod tests {
     #[test]
     fn a_burst_then_one_by_one() {
         let start = Instant::now();
-        let mut limit = Limit::new(start);
+        let mut limit = Limit::new(ALL, start);
         assert_eq!((0..100).filter(|_| limit.allows(start)).count(), 25);
-        assert!(!limit.allows(start + REFILL / 2));
-        assert!(limit.allows(start + REFILL));
-        assert!(!limit.allows(start + REFILL));
-        assert_eq!((0..100).filter(|_| limit.allows(start + REFILL * 1000)).count(), 25);
+        assert!(!limit.allows(start + ALL.refill / 2));
+        assert!(limit.allows(start + ALL.refill));
+        assert!(!limit.allows(start + ALL.refill));
+        let later = start + ALL.refill * 1000;
+        assert_eq!((0..100).filter(|_| limit.allows(later)).count(), 25);
+    }
+
+    #[test]
+    fn an_object_has_a_share_and_services_leave_room_for_the_node() {
+        let start = Instant::now();
+        let mut limits = Limits::new(start);
+        let of = |kind, name: &str| ObjectEvent {
+            kind,
+            object: ObjectName::new("shop", name),
+            ..event("x")
+        };
+        let mut sent = |kind, name: &str, at| (0..100).filter(|_| limits.allow(&of(kind, name), at)).count();
+        assert_eq!(sent(Kind::Service, "noisy", start), 10);
+        assert_eq!(sent(Kind::Service, "other", start), 10);
+        assert_eq!(sent(Kind::Service, "noisy", start + ONE.refill), 1);
+        let all: usize = (0..100)
+            .map(|n| sent(Kind::Service, &format!("s{n}"), start + ONE.refill))
+            .sum();
+        assert_eq!(all, 16);
+        assert_eq!(sent(Kind::Node, "n1", start + ONE.refill), 10);
+        let later = start + ONE.refill * 20;
+        assert_eq!(sent(Kind::Service, "noisy", later), 10);
+        // Those that have their whole share again are forgotten.
+        assert_eq!(limits.objects.len(), 1);
     }
 
     #[test]

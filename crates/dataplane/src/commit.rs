@@ -24,6 +24,8 @@ pub struct Report {
     pub fallen_back: Vec<(VirtualServer, SchedulerName)>,
     /// Something was not as the ledger said and was staged anew: planning again is worth while at once.
     pub surprised: bool,
+    /// Ops that were sent, by [`Op::name`] and the kernel's errno, 0 = executed.
+    pub answers: Vec<(&'static str, i32, u64)>,
 }
 
 /// What an answer means for the ledger.
@@ -59,6 +61,14 @@ impl Report {
         self.done.iter().filter(wrote).map(|(_, count)| count).sum()
     }
 
+    fn answered(&mut self, op: &Op, answer: &Result<(), OpError>) {
+        let (name, errno) = (op.name(), answer.as_ref().err().map_or(0, |error| error.errno));
+        match self.answers.iter_mut().find(|(n, e, _)| (*n, *e) == (name, errno)) {
+            Some((.., count)) => *count += 1,
+            None => self.answers.push((name, errno, 1)),
+        }
+    }
+
     fn count(&mut self, phase: Phase) {
         match self.done.last_mut() {
             Some((last, count)) if *last == phase => *count += 1,
@@ -71,6 +81,7 @@ impl Report {
         self.done.extend(later.done);
         self.refused.extend(later.refused);
         self.surprised = later.surprised;
+        self.answers.extend(later.answers);
     }
 }
 
@@ -102,6 +113,7 @@ pub fn commit(
             ops = Cow::Owned(rest);
         }
         for (op, answer) in ops.iter().zip(kernel.execute(&ops)?) {
+            report.answered(op, &answer);
             match verdict(op, answer) {
                 Verdict::Done => {
                     ledger.done(op);

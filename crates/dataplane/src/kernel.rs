@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 
+use conntrack::Passes;
 use ipvs::{Forward, RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
 use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -39,6 +40,11 @@ pub trait Kernel {
     /// # Errors
     /// Where the way to the kernel broke: which ops were executed is then unknown, and only a new read tells.
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken>;
+
+    /// Looks for flows to be ended so far, of IPv4 and IPv6; none where nothing is looked at.
+    fn passes(&self) -> [Passes; 2] {
+        [Passes::default(); 2]
+    }
 }
 
 /// What the kernel holds at one moment.

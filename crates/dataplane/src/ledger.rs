@@ -26,6 +26,8 @@ use crate::server_entry::ServerEntry;
 use crate::slot::Difference;
 use crate::vip_ledger::VipLedger;
 
+mod survey;
+
 /// First wait after a refused op.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest wait between two tries of one op.
@@ -643,21 +645,5 @@ impl Ledger {
     /// The scheduler of a virtual server is the one that is left where others are missing.
     pub fn is_last_scheduler(config: &VirtualServerConfig) -> bool {
         config.scheduler == round_robin()
-    }
-
-    /// Elements of the policy tables that we want.
-    pub fn element_count(&self) -> usize {
-        self.policies.count()
-    }
-
-    /// Objects that we want, by kind: virtual servers, real servers, VIPs.
-    pub fn counts(&self) -> (usize, usize, usize) {
-        let wanted = self.servers.values().filter(|entry| entry.slot.wanted.is_some());
-        let real = wanted
-            .clone()
-            .flat_map(|entry| &entry.real_servers)
-            .filter(|real| real.slot.wanted.is_some())
-            .count();
-        (wanted.count(), real, self.vips.count())
     }
 }

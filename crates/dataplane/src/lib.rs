@@ -3,7 +3,7 @@
 //! Reading order: [`compile`] (frontends → objects), [`rules`] and [`element`] (the policy tables), [`ledger`] with its
 //! parts `policy_ledger`, `vip_ledger` and [`drain`] (wanted and present objects), [`plan`] (ordered, printable changes),
 //! [`commit`] (plan → kernel → ledger), [`kernel`] (the seam), [`live`] and `fake` (its two sides), [`node_port_set`]
-//! (what kube-proxy had), [`engine`] (all of it behind four calls).
+//! (what kube-proxy had), [`engine`] (all of it behind four calls), [`survey`] (how much there is).
 //!
 //! [`iptables`] is the other mode's: the same programs in, another ledger, another text out.
 //!
@@ -29,6 +29,7 @@ pub mod probe;
 pub mod rules;
 mod server_entry;
 pub mod slot;
+pub mod survey;
 mod vip_ledger;
 
 pub use adoption::Drift;
@@ -36,3 +37,4 @@ pub use engine::{DataPlane, Settings};
 pub use kernel::{Kernel, KernelBroken, OpError, Snapshot};
 pub use plan::{Op, Phase, Plan, PolicyCommand};
 pub use plane::Plane;
+pub use survey::{ObjectKind, Survey};

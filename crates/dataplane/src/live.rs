@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
 
-use conntrack::{Conntrack, Filter, Flow};
+use conntrack::{Conntrack, Filter, Flow, Passes};
 use ipvs::{Command, Counters, Ipvs, RealServer, RealServerConfig, RealServerState, VipCommand, Vips, VirtualServer};
 use nftables::{Family, Nftables};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -347,6 +347,10 @@ impl Kernel for LiveKernel {
             }
         }
         Ok(answers)
+    }
+
+    fn passes(&self) -> [Passes; 2] {
+        self.conntrack.passes()
     }
 }
 

@@ -120,6 +120,27 @@ impl Op {
         }
     }
 
+    /// What it is, as in labels: `new_virtual_server`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Policy(PolicyCommand::Install(_)) => "install_table",
+            Self::Policy(PolicyCommand::Add(..)) => "add_element",
+            Self::Policy(PolicyCommand::Replace(..)) => "replace_element",
+            Self::Policy(PolicyCommand::Revoke(_) | PolicyCommand::Delete(_)) => "delete_element",
+            Self::Ipvs(Command::NewService(..)) => "new_virtual_server",
+            Self::Ipvs(Command::SetService(..)) => "set_virtual_server",
+            Self::Ipvs(Command::DelService(_)) => "delete_virtual_server",
+            Self::Ipvs(Command::NewDest(..)) => "new_real_server",
+            Self::Ipvs(Command::SetDest(..)) => "set_real_server",
+            Self::Ipvs(Command::DelDest(..)) => "delete_real_server",
+            Self::Vip(VipCommand::AddRoute(_)) => "add_route",
+            Self::Vip(VipCommand::DelRoute(_)) => "delete_route",
+            Self::Vip(VipCommand::AddAddress(_)) => "add_address",
+            Self::Vip(VipCommand::DelAddress(_)) => "delete_address",
+            Self::Flows(_) => "end_flows",
+        }
+    }
+
     /// The object that it changes.
     pub fn key(&self) -> Key {
         match *self {

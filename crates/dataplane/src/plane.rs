@@ -2,27 +2,17 @@
 
 use std::time::Instant;
 
+use conntrack::Passes;
 use ipvs::Gone;
 use service_model::{Family, LocalTraffic, NodePortPlaces, ObjectName, Program};
 
 use crate::adoption::Drift;
 use crate::commit::Report;
 use crate::engine::DataPlane;
+use crate::iptables::Restored;
 use crate::kernel::{Kernel, KernelBroken, Snapshot};
 use crate::plan::Key;
-
-/// Sizes of what is wanted, for the log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sizes {
-    /// Rules of the iptables mode.
-    pub rules: usize,
-    /// Virtual servers.
-    pub virtual_servers: usize,
-    /// Real servers.
-    pub real_servers: usize,
-    /// VIPs that are bound.
-    pub vips: usize,
-}
+use crate::survey::Survey;
 
 /// A data plane.
 pub trait Plane {
@@ -84,8 +74,16 @@ pub trait Plane {
     /// The service that wants this virtual server.
     fn owner(&self, server: &ipvs::VirtualServer) -> Option<&ObjectName>;
 
-    /// How much is wanted.
-    fn sizes(&self) -> Sizes;
+    /// How much there is. Walks everything.
+    fn survey(&self) -> Survey;
+
+    /// Looks for flows to be ended (L8) so far, of IPv4 and IPv6.
+    fn passes(&self) -> [Passes; 2];
+
+    /// Restores of the iptables mode since the last call, those that failed included.
+    fn take_restores(&mut self) -> Vec<Restored> {
+        Vec::new()
+    }
 
     /// Real servers that drain.
     fn draining(&self) -> usize;
@@ -152,14 +150,12 @@ impl<K: Kernel> Plane for DataPlane<K> {
         self.ledger().owner(server)
     }
 
-    fn sizes(&self) -> Sizes {
-        let (virtual_servers, real_servers, vips) = self.ledger().counts();
-        Sizes {
-            virtual_servers,
-            real_servers,
-            vips,
-            ..Sizes::default()
-        }
+    fn survey(&self) -> Survey {
+        self.ledger().survey()
+    }
+
+    fn passes(&self) -> [Passes; 2] {
+        self.kernel().passes()
     }
 
     fn draining(&self) -> usize {

@@ -14,6 +14,7 @@ use crate::kernel::PresentTable;
 use crate::plan::{Key, PolicyCommand};
 use crate::rules::Rules;
 use crate::slot::{Difference, Slot};
+use crate::survey::{ObjectKind, Survey};
 
 /// Rules and elements.
 #[derive(Debug, Default)]
@@ -244,12 +245,16 @@ impl PolicyLedger {
         }
     }
 
-    /// Elements that are wanted.
-    pub(crate) fn count(&self) -> usize {
-        self.elements
-            .values()
-            .filter(|entry| entry.slot.wanted.is_some())
-            .count()
+    /// Counts tables and elements.
+    pub(crate) fn survey(&self, survey: &mut Survey) {
+        let tables = survey.of_mut(ObjectKind::Table);
+        for table in [&self.v4, &self.v6] {
+            tables.add(table.used && table.wanted.is_some(), table.has.is_some());
+        }
+        let elements = survey.of_mut(ObjectKind::Element);
+        for entry in self.elements.values() {
+            elements.add(entry.slot.wanted.is_some(), entry.slot.has.is_some());
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::compile::Priority;
 use crate::kernel::Snapshot;
 use crate::plan::{Key, Op, Placed};
 use crate::slot::{Difference, Slot};
+use crate::survey::{ObjectKind, Survey};
 
 /// Routes and addresses.
 #[derive(Debug, Default)]
@@ -173,8 +174,16 @@ impl VipLedger {
         }
     }
 
-    /// VIPs that are wanted.
-    pub(crate) fn count(&self) -> usize {
-        self.vips.values().filter(|vip| vip.users > 0).count()
+    /// Counts routes and addresses.
+    pub(crate) fn survey(&self, survey: &mut Survey) {
+        for vip in self.vips.values() {
+            let (route, address) = (&vip.route, &vip.address);
+            survey
+                .of_mut(ObjectKind::Route)
+                .add(route.wanted.is_some(), route.has.is_some());
+            survey
+                .of_mut(ObjectKind::Address)
+                .add(address.wanted.is_some(), address.has.is_some());
+        }
     }
 }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::arrival::Arrivals;
+use crate::arrival::{Arrivals, Pending};
 use crate::claim::{Claim, Claims};
 use crate::config::{Config, NodePortAddresses};
 use crate::endpoint_cache::{Slice, ZoneSets};
@@ -98,9 +98,14 @@ impl Cluster {
         touched
     }
 
-    /// What came in since the last call.
-    pub fn take_arrivals(&mut self) -> Arrivals {
-        std::mem::take(&mut self.arrivals)
+    /// What came in so far.
+    pub fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
+    }
+
+    /// What waited to be programmed, and is from now on.
+    pub fn take_pending(&mut self) -> Pending {
+        std::mem::take(&mut self.arrivals.pending)
     }
 
     /// This node may be sent traffic by load balancers: its object does not go, and the cluster autoscaler does not
@@ -189,7 +194,7 @@ impl Cluster {
             .cloned();
         self.index(&name, now.as_ref(), true);
         self.claim(&name);
-        self.arrivals.changed_services += 1;
+        self.arrivals.pending.services += 1;
         self.touched.insert(name);
     }
 
@@ -201,7 +206,7 @@ impl Cluster {
         self.index(name, Some(&before), false);
         self.claim(name);
         self.forget_empty(name);
-        self.arrivals.changed_services += 1;
+        self.arrivals.pending.services += 1;
         self.touched.insert(name.clone());
     }
 
@@ -293,7 +298,7 @@ impl Cluster {
                 self.slices.insert(name, service.clone());
             }
         }
-        self.arrivals.slice_changed(&service, trigger);
+        self.arrivals.pending.slice_changed(&service, trigger);
         self.touched.insert(service);
     }
 
@@ -306,7 +311,7 @@ impl Cluster {
         }
         self.forget_empty(&service);
         self.arrivals.endpoint_slices += 1;
-        self.arrivals.slice_went(&service);
+        self.arrivals.pending.slice_went(&service);
         self.touched.insert(service);
     }
 

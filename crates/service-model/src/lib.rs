@@ -22,7 +22,7 @@ mod program;
 mod rotation;
 pub mod scheduler;
 
-pub use arrival::Arrivals;
+pub use arrival::{Arrivals, Pending};
 pub use cluster::Cluster;
 pub use config::{Capture, Config, DetectLocal, NodePortAddresses};
 pub use duration::parse_duration;

@@ -9,6 +9,7 @@
 pub mod control_plane;
 pub mod daemon;
 pub mod fake_api;
+pub mod http;
 pub mod kernel;
 pub mod link;
 pub mod load;

@@ -22,6 +22,7 @@ mod audit;
 mod drain;
 mod flows;
 mod issues;
+mod survey;
 
 /// One frontend of a service: which VIP, which endpoints.
 #[derive(Clone, Debug)]

@@ -21,7 +21,8 @@ pub mod rule;
 pub mod tables;
 
 pub use base::{Jump, jumps};
+pub use chain::Table;
 pub use plane::{IptablesPlane, Saved};
 pub use programs::{Installed, Programs};
-pub use restore::{Restore, RuleCounts, Scope};
+pub use restore::{Restore, Restored, RuleCounts, Scope};
 pub use tables::{Found, Settings, Tables};

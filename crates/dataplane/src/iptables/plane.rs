@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-use conntrack::{Conntrack, Filter, Flow};
+use conntrack::{Conntrack, Filter, Flow, Passes};
 use ipvs::Gone;
 use service_model::{Family, Frontend, LocalTraffic, NodePortPlaces, ObjectName, Program, Protocol};
 
 use super::base::jumps;
+use super::chain::Table;
 use super::programs::{Programs, count_rules};
-use super::restore::Scope;
+use super::restore::{Restored, RuleCounts, Scope};
 use super::tables::{Settings, Tables};
 use crate::adoption::Drift;
 use crate::commit::Report;
 use crate::kernel::KernelBroken;
 use crate::plan::Phase;
-use crate::plane::{Plane, Sizes};
+use crate::plane::Plane;
+use crate::survey::Survey;
 
 /// What `iptables-save` and `ip6tables-save` said.
 pub type Saved = [String; 2];
@@ -38,6 +40,8 @@ pub struct IptablesPlane<P> {
     flows: Places,
     /// Something was written since somebody began to look.
     written: bool,
+    /// That nobody has asked for yet.
+    restores: Vec<Restored>,
 }
 
 impl<P: Programs> IptablesPlane<P> {
@@ -50,6 +54,7 @@ impl<P: Programs> IptablesPlane<P> {
             udp: BTreeMap::new(),
             flows: Places::new(),
             written: false,
+            restores: Vec::new(),
         }
     }
 
@@ -73,7 +78,16 @@ impl<P: Programs> IptablesPlane<P> {
             return Ok(());
         };
         self.written = true;
-        if let Err(error) = self.programs.restore(family, &restore.text) {
+        let start = Instant::now();
+        let done = self.programs.restore(family, &restore.text);
+        self.restores.push(Restored {
+            family,
+            scope: restore.scope,
+            rules: restore.rules,
+            took: start.elapsed(),
+            failed: done.is_err(),
+        });
+        if let Err(error) = done {
             self.tables.forget(family);
             return Err(error);
         }
@@ -208,12 +222,23 @@ impl<P: Programs> Plane for IptablesPlane<P> {
         None
     }
 
-    fn sizes(&self) -> Sizes {
-        let rules = FAMILIES.map(|family| self.tables.rules(family));
-        Sizes {
-            rules: rules.iter().map(|rules| rules.filter + rules.nat).sum(),
-            ..Sizes::default()
+    fn survey(&self) -> Survey {
+        let rules = FAMILIES.into_iter().flat_map(|family| {
+            let RuleCounts { filter, nat } = self.tables.rules(family);
+            [(family, Table::Filter, filter), (family, Table::Nat, nat)]
+        });
+        Survey {
+            rules: rules.collect(),
+            ..Survey::default()
         }
+    }
+
+    fn passes(&self) -> [Passes; 2] {
+        self.conntrack.as_ref().map(Conntrack::passes).unwrap_or_default()
+    }
+
+    fn take_restores(&mut self) -> Vec<Restored> {
+        std::mem::take(&mut self.restores)
     }
 
     fn draining(&self) -> usize {

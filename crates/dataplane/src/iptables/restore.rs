@@ -1,6 +1,7 @@
 //! One input of `iptables-restore --noflush`: how it is put together.
 
 use std::fmt::{Display, Write};
+use std::time::Duration;
 
 use service_model::Family;
 
@@ -39,6 +40,21 @@ pub struct Restore {
     /// Chains that it deletes.
     pub deleted_chains: usize,
     pub(super) comments: Comments,
+}
+
+/// A restore that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// Of which family.
+    pub family: Family,
+    /// How much it was to write.
+    pub scope: Scope,
+    /// Rules that it was to write.
+    pub rules: RuleCounts,
+    /// How long the program ran.
+    pub took: Duration,
+    /// Nothing of a table was written.
+    pub failed: bool,
 }
 
 impl Restore {

@@ -1,0 +1,287 @@
+//! What the sync thread tells in numbers: to metrics, to health, to the health-check node ports. Atomics and, where a
+//! health check changed, a new snapshot; no lock that a reader holds while it works.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use conntrack::Passes;
+use dataplane::commit::Report;
+use dataplane::iptables::{Restored, Scope, Table};
+use dataplane::{Drift, Survey};
+use prometheus_client::metrics::counter::Counter;
+use rustc_hash::FxHashMap;
+use service_model::{Arrivals, Family, NodePortPlaces, ObjectName, Pending, Program, Refusal, TrafficPolicy};
+use tokio::sync::watch;
+
+use crate::http::service_health::HealthChecks;
+use crate::metrics::Metrics;
+use crate::metrics::kube_proxy::{local_policy, table};
+use crate::progress::Progress;
+
+/// Who is told.
+#[derive(Clone)]
+pub(crate) struct Readers {
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) health_checks: watch::Sender<Arc<HealthChecks>>,
+}
+
+/// What is remembered to tell the difference.
+pub(super) struct Telemetry {
+    readers: Readers,
+    /// In nanoseconds since 1970: what was triggered before is not timed.
+    started: i64,
+    /// Events of Services and EndpointSlices that were told.
+    told: (u64, u64),
+    /// Changes that wait, as they were told.
+    waiting: u64,
+    passes: [Passes; 2],
+    /// Services without a local endpoint that a Local policy needs, and which series count them.
+    lacking: FxHashMap<ObjectName, [bool; 4]>,
+    lacking_counts: [u32; 4],
+    checks: HealthChecks,
+    checks_changed: bool,
+    /// Counters of ops by name and errno, so that none is looked up under a lock.
+    ops: FxHashMap<(&'static str, i32), Counter>,
+}
+
+impl Telemetry {
+    pub(super) fn new(readers: Readers) -> Self {
+        let telemetry = Self {
+            readers,
+            started: nanoseconds(),
+            told: (0, 0),
+            waiting: 0,
+            passes: [Passes::default(); 2],
+            lacking: FxHashMap::default(),
+            lacking_counts: [0; 4],
+            checks: HealthChecks::default(),
+            checks_changed: false,
+            ops: FxHashMap::default(),
+        };
+        telemetry.queued();
+        telemetry
+    }
+
+    /// Something is to be done from now on, or is done already.
+    pub(super) fn begin(&self) {
+        self.readers.progress.begin();
+    }
+
+    /// Nothing is left to be done. Returns how long the oldest of it took.
+    pub(super) fn served(&self) -> Duration {
+        self.readers.progress.served()
+    }
+
+    /// These came in so far.
+    pub(super) fn arrived(&mut self, arrivals: &Arrivals, node_eligible: bool) {
+        self.readers.progress.set_node_eligible(node_eligible);
+        let (services, endpoint_slices) =
+            std::mem::replace(&mut self.told, (arrivals.services, arrivals.endpoint_slices));
+        let metrics = &self.readers.metrics.kube_proxy;
+        metrics.service_changes.inc_by(arrivals.services - services);
+        metrics
+            .endpoint_changes
+            .inc_by(arrivals.endpoint_slices - endpoint_slices);
+        let Pending {
+            services,
+            endpoint_slices,
+            ..
+        } = &arrivals.pending;
+        let waiting = services + endpoint_slices;
+        if waiting != std::mem::replace(&mut self.waiting, waiting) {
+            metrics.service_changes_pending.set(float(*services));
+            metrics.endpoint_changes_pending.set(float(*endpoint_slices));
+            self.queued();
+        }
+    }
+
+    fn queued(&self) {
+        let now = unix_seconds();
+        for timestamp in self.readers.metrics.kube_proxy.last_queued_timestamp.metrics() {
+            timestamp.set(now);
+        }
+    }
+
+    /// What a service is from now on.
+    pub(super) fn programmed(&mut self, service: &ObjectName, program: &Program) {
+        let mut now = [false; 4];
+        for frontend in &program.frontends {
+            let lacks = frontend.policy == TrafficPolicy::Local
+                && frontend.endpoints.is_empty()
+                && frontend.refusal == Refusal::Drop;
+            let family = if frontend.key.address.is_ipv4() {
+                Family::V4
+            } else {
+                Family::V6
+            };
+            if let Some(series) = now.get_mut(local_policy(frontend.kind, family)) {
+                *series |= lacks;
+            }
+        }
+        let before = if now == [false; 4] {
+            self.lacking.remove(service)
+        } else {
+            self.lacking.insert(service.clone(), now)
+        };
+        for ((count, was), is) in self.lacking_counts.iter_mut().zip(before.unwrap_or_default()).zip(now) {
+            *count = *count + u32::from(is) - u32::from(was);
+        }
+        if self.checks.services.get(service) != program.health_check.as_ref() {
+            match program.health_check {
+                Some(check) => drop(self.checks.services.insert(service.clone(), check)),
+                None => drop(self.checks.services.remove(service)),
+            }
+            self.checks_changed = true;
+        }
+    }
+
+    /// Where NodePorts of the families answer.
+    pub(super) fn node_ports(&mut self, places: [NodePortPlaces; 2]) {
+        let places = places.map(Some);
+        if self.checks.places != places {
+            self.checks.places = places;
+            self.checks_changed = true;
+        }
+    }
+
+    /// A commit took so long, whether or not it came to an end.
+    pub(super) fn tried(&mut self, took: Duration, passes: [Passes; 2], restores: &[Restored]) {
+        self.tell_passes(passes);
+        restores.iter().for_each(|restored| self.tell_restore(restored));
+        let durations = self.readers.metrics.kube_proxy.sync_duration.metrics();
+        durations.for_each(|duration| duration.observe(took.as_secs_f64()));
+    }
+
+    /// A commit was made of what waited.
+    pub(super) fn committed(&mut self, report: &Report, pending: Pending) {
+        self.executed(report);
+        let metrics = Arc::clone(&self.readers.metrics);
+        let ops: u64 = report.answers.iter().map(|(.., count)| count).sum();
+        if ops > 0 {
+            metrics.own.commit_ops.observe(float(ops));
+        }
+        let now = unix_seconds();
+        for timestamp in metrics.kube_proxy.last_timestamp.metrics() {
+            timestamp.set(now);
+        }
+        self.waiting = 0;
+        metrics.kube_proxy.service_changes_pending.set(0.0);
+        metrics.kube_proxy.endpoint_changes_pending.set(0.0);
+        self.tell_triggers(pending);
+        for (series, count) in self.lacking_counts.iter().enumerate() {
+            metrics.kube_proxy.no_local_endpoints.at(series).set(f64::from(*count));
+        }
+        if std::mem::take(&mut self.checks_changed) {
+            self.readers.health_checks.send_replace(Arc::new(self.checks.clone()));
+        }
+    }
+
+    /// Ops were sent, in a commit or in the background.
+    pub(super) fn executed(&mut self, report: &Report) {
+        let family = &self.readers.metrics.own.ops;
+        for (op, errno, count) in &report.answers {
+            let make = || family.get_or_create_owned(&[("op", (*op).to_owned()), ("errno", errno.to_string())]);
+            self.ops.entry((op, *errno)).or_insert_with(make).inc_by(*count);
+        }
+    }
+
+    fn tell_triggers(&self, pending: Pending) {
+        for (family, trigger) in pending.triggers.into_values().flatten() {
+            if trigger > self.started {
+                let latency = u64::try_from(nanoseconds().saturating_sub(trigger)).unwrap_or(0);
+                let histograms = &self.readers.metrics.kube_proxy.network_programming;
+                let histogram = histograms.at(family as usize);
+                histogram.observe(Duration::from_nanos(latency).as_secs_f64());
+            }
+        }
+    }
+
+    fn tell_passes(&mut self, now: [Passes; 2]) {
+        let before = std::mem::replace(&mut self.passes, now);
+        let metrics = &self.readers.metrics.kube_proxy;
+        for (family, (before, now)) in before.iter().zip(now).enumerate() {
+            let count = now.count.saturating_sub(before.count);
+            let took = now.took.saturating_sub(before.took).as_secs_f64();
+            // One a commit and family; of more each is told as their mean.
+            (0..count).for_each(|_| metrics.conntrack_duration.at(family).observe(took / float(count)));
+            let deleted = now.deleted.saturating_sub(before.deleted);
+            metrics.conntrack_deleted.at(family).inc_by(deleted);
+        }
+    }
+
+    fn tell_restore(&self, restored: &Restored) {
+        let metrics = &self.readers.metrics.kube_proxy;
+        let Some(iptables) = &metrics.iptables else { return };
+        let family = restored.family as usize;
+        let (durations, failures) = match restored.scope {
+            Scope::Full => (&iptables.full_duration, &metrics.restore_failures),
+            Scope::Partial => (&iptables.partial_duration, &iptables.partial_failures),
+        };
+        durations.at(family).observe(restored.took.as_secs_f64());
+        if restored.failed {
+            failures.at(family).inc();
+            return;
+        }
+        for (name, rules) in [(Table::Filter, restored.rules.filter), (Table::Nat, restored.rules.nat)] {
+            iptables.rules_last.at(table(restored.family, name)).set(count(rules));
+        }
+    }
+
+    /// All was counted.
+    pub(super) fn surveyed(&self, survey: Survey) {
+        if let Some(iptables) = &self.readers.metrics.kube_proxy.iptables {
+            for (family, name, rules) in &survey.rules {
+                iptables.rules.at(table(*family, *name)).set(count(*rules));
+            }
+        }
+        self.readers.metrics.own.survey.store(Arc::new(survey));
+    }
+
+    /// The oldest change of a commit waited so long for its end.
+    pub(super) fn commit_age(&self, age: Duration) {
+        self.readers.metrics.own.commit_age.observe(age.as_secs_f64());
+    }
+
+    pub(super) fn audited(&self, took: Duration) {
+        self.readers.metrics.own.audit_duration.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn drifted(&self, drift: Drift) {
+        self.readers.metrics.own.drifted(drift);
+    }
+
+    pub(super) fn disturbed(&self) {
+        self.readers.metrics.own.disturbances.inc();
+    }
+
+    pub(super) fn broken(&self) {
+        self.readers.metrics.own.kernel_broken.inc();
+    }
+
+    pub(super) fn rejections(&self, number: usize) {
+        self.readers.metrics.own.rejections.set(count(number));
+    }
+}
+
+/// Nanoseconds since 1970.
+fn nanoseconds() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64()
+}
+
+fn count(number: usize) -> f64 {
+    float(u64::try_from(number).unwrap_or(u64::MAX))
+}
+
+#[allow(clippy::cast_precision_loss, reason = "what is counted here is far below 2^52")]
+fn float(number: u64) -> f64 {
+    number as f64
+}

@@ -1,0 +1,151 @@
+//! What the sync thread says in words: the log, and events about objects.
+
+use std::time::Duration;
+
+use api_watch::{EventSink, EventType, ObjectEvent};
+use dataplane::commit::Report;
+use dataplane::{Drift, ObjectKind, Phase, Plane, Survey};
+use rustc_hash::FxHashMap;
+use service_model::{Kind, ObjectName, Rejection};
+use tracing::{debug, info, warn};
+
+/// Says what happened, each thing once.
+pub(super) struct Voice {
+    sink: EventSink,
+    node: ObjectName,
+    rejections: FxHashMap<ObjectName, Vec<Rejection>>,
+    /// How many they are.
+    rejected: usize,
+}
+
+impl Voice {
+    pub(super) fn new(sink: EventSink, node_name: &str) -> Self {
+        Self {
+            sink,
+            node: ObjectName::cluster_scoped(node_name),
+            rejections: FxHashMap::default(),
+            rejected: 0,
+        }
+    }
+
+    /// Somebody else changed objects of ours: once for all that was found together.
+    pub(super) fn drift(&self, drift: Drift) {
+        warn!(
+            virtual_servers = drift.virtual_servers,
+            real_servers = drift.real_servers,
+            routes = drift.routes,
+            addresses = drift.addresses,
+            tables = drift.tables,
+            elements = drift.elements,
+            "not as kube-ipvs programmed it, repairing"
+        );
+        self.sink.send(ObjectEvent {
+            kind: Kind::Node,
+            object: self.node.clone(),
+            event_type: EventType::Warning,
+            reason: "DriftRepaired",
+            action: "Repair",
+            note: format!("somebody else changed what kube-ipvs programmed: {drift}"),
+        });
+    }
+
+    /// The first commit is made.
+    pub(super) fn serving(survey: &Survey, written: usize, took: Duration) {
+        let wanted = |kind| survey.of(kind).wanted;
+        info!(
+            virtual_servers = wanted(ObjectKind::VirtualServer),
+            real_servers = wanted(ObjectKind::RealServer),
+            vips = wanted(ObjectKind::Route),
+            rules = survey.rules.iter().map(|(.., rules)| rules).sum::<usize>(),
+            written,
+            seconds = took.as_secs_f64(),
+            "serving"
+        );
+    }
+
+    /// A commit of so many services was made.
+    pub(super) fn commit(&self, plane: &impl Plane, services: usize, report: &Report, took: Duration) {
+        if !report.is_empty() {
+            let count = |phase| {
+                let of_phase = report.done.iter().filter(|(p, _)| *p == phase);
+                of_phase.map(|(_, n)| n).sum::<usize>()
+            };
+            info!(
+                services,
+                ops = report.total(),
+                policies = count(Phase::Policies),
+                virtual_servers = count(Phase::VirtualServers),
+                real_servers = count(Phase::RealServers),
+                routes = count(Phase::Routes),
+                real_servers_out = count(Phase::RealServersOut),
+                vips_out = count(Phase::VipsOut),
+                virtual_servers_out = count(Phase::VirtualServersOut),
+                policies_out = count(Phase::PoliciesOut),
+                flows = count(Phase::Flows),
+                draining = plane.draining(),
+                refused = report.refused.len(),
+                microseconds = took.as_micros(),
+                "commit"
+            );
+        }
+        self.refused(plane, report);
+        for (server, scheduler) in &report.fallen_back {
+            warn!(%server, %scheduler, "the kernel lacks this scheduler, rr is used");
+            if let Some(service) = plane.owner(server) {
+                let note = format!("{server}: this node's kernel lacks the scheduler {scheduler}, rr is used");
+                self.warn_about(service, "FailedToProgram", "Program", note);
+            }
+        }
+    }
+
+    /// A share of the background work was done.
+    pub(super) fn background(&self, plane: &impl Plane, report: &Report) {
+        if !report.is_empty() {
+            debug!(ops = report.total(), "addresses added to kube-ipvs0");
+        }
+        self.refused(plane, report);
+    }
+
+    fn refused(&self, plane: &impl Plane, report: &Report) {
+        for (op, refusal) in &report.refused {
+            warn!(op = %op, error = %refusal, "the kernel refused an op, it will be tried again");
+            if let Some(service) = op.key().virtual_server().and_then(|server| plane.owner(&server)) {
+                self.warn_about(service, "FailedToProgram", "Program", format!("{op}: {refusal}"));
+            }
+        }
+    }
+
+    /// Each rejection when it first appears.
+    pub(super) fn rejections(&mut self, service: &ObjectName, now: &[Rejection]) {
+        let before = if now.is_empty() {
+            self.rejections.remove(service).unwrap_or_default()
+        } else {
+            self.rejections
+                .insert(service.clone(), now.to_vec())
+                .unwrap_or_default()
+        };
+        self.rejected = self.rejected + now.len() - before.len();
+        for rejection in now.iter().filter(|rejection| !before.contains(rejection)) {
+            let (kind, object) = (rejection.kind, &rejection.object);
+            warn!(%kind, %object, field = %rejection.field, reason = %rejection.reason, "rejected");
+            let note = format!("{}: {}", rejection.field, rejection.reason);
+            self.warn_about(service, "CannotProgram", "Compute", note);
+        }
+    }
+
+    /// Rejections that stand.
+    pub(super) fn rejected(&self) -> usize {
+        self.rejected
+    }
+
+    fn warn_about(&self, service: &ObjectName, reason: &'static str, action: &'static str, note: String) {
+        self.sink.send(ObjectEvent {
+            kind: Kind::Service,
+            object: service.clone(),
+            event_type: EventType::Warning,
+            reason,
+            action,
+            note,
+        });
+    }
+}
