@@ -7,6 +7,7 @@
     reason = "a test stops at what it did not expect"
 )]
 
+mod metrics_beside;
 mod take_over;
 
 use std::collections::BTreeSet;

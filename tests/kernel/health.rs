@@ -59,7 +59,10 @@ fn healthz_and_livez_answer_as_kube_proxy() {
     let _daemon = start(&world.node, manifests.path(), &[]);
     for path in ["/healthz", "/livez"] {
         let answer = ask(&world.other, HEALTH, path);
-        assert_eq!((answer.status, answer.header("content-type")), (200, "application/json"));
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (200, "application/json")
+        );
         assert_eq!(answer.header("x-content-type-options"), "nosniff");
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         let eligible = if path == "/healthz" { json!(true) } else { Value::Null };
@@ -107,7 +110,8 @@ fn a_node_that_goes_is_told_by_healthz_alone() {
     let body: Value = serde_json::from_str(&ask(&world.other, HEALTH, "/healthz").body).unwrap();
     // The proxy itself is well.
     assert_eq!((&body["nodeEligible"], &body["healthy"]), (&json!(false), &json!(true)));
-    let count = |path: &str, code| metric(&world.node, &format!("kubeproxy_proxy_{path}_total{{code=\"{code}\"}}")).unwrap();
+    let count =
+        |path: &str, code| metric(&world.node, &format!("kubeproxy_proxy_{path}_total{{code=\"{code}\"}}")).unwrap();
     assert!(count("healthz", 503) >= 3.0 && count("healthz", 200) >= 2.0);
     assert!(count("livez", 200) >= 5.0);
     assert_eq!(count("livez", 503), 0.0);
@@ -184,8 +188,16 @@ fn an_object_that_is_refused_is_a_number_and_no_fault() {
     let count = page.lines().filter(refused).count();
     assert!(count > 0, "{page}");
     eventually(&0.0, || {
-        let of = |kind| metric(&world.node, &format!("kube_ipvs_objects{{kind=\"{kind}\",state=\"refused\"}}"));
-        ["real_server", "route", "address"].map(|kind| of(kind).unwrap()).iter().sum()
+        let of = |kind| {
+            metric(
+                &world.node,
+                &format!("kube_ipvs_objects{{kind=\"{kind}\",state=\"refused\"}}"),
+            )
+        };
+        ["real_server", "route", "address"]
+            .map(|kind| of(kind).unwrap())
+            .iter()
+            .sum()
     });
 }
 
@@ -208,7 +220,9 @@ fn local_service(port: u16, local: &[&str], clusters: &str) -> String {
         .to_string(),
     ];
     for (family, other) in [("IPv4", "10.244.2.50"), ("IPv6", "fd00:10:244:2::50")] {
-        let ours = local.iter().filter(|address| address.contains(':') == (family == "IPv6"));
+        let ours = local
+            .iter()
+            .filter(|address| address.contains(':') == (family == "IPv6"));
         let mut endpoints: Vec<_> = ours.map(endpoint).collect();
         endpoints.push(json!({"addresses": [other], "nodeName": "node-b"}));
         all.push(
@@ -277,10 +291,16 @@ fn health_check_ports_are_on_node_port_addresses_and_a_taken_one_is_tried_again(
     let manifests = examples();
     let file = manifests.path().join("90-front.yaml");
     fs::write(&file, local_service(32_001, &["10.244.1.41"], "10.96.1.90")).unwrap();
-    let taken = world.node.run(|| Ok(TcpListener::bind(at("192.0.2.10:32001"))?)).unwrap();
+    let taken = world
+        .node
+        .run(|| Ok(TcpListener::bind(at("192.0.2.10:32001"))?))
+        .unwrap();
     let mut daemon = start(&world.node, manifests.path(), &["--nodeport-addresses=192.0.2.0/24"]);
     let said = daemon.wait_for(0, "cannot listen on a health-check port").unwrap();
-    assert!(said.contains("shop/front") && said.contains("192.0.2.10:32001"), "{said}");
+    assert!(
+        said.contains("shop/front") && said.contains("192.0.2.10:32001"),
+        "{said}"
+    );
     drop(taken);
     eventually(&Some((200, 1)), || checked(&world.other, "192.0.2.10:32001"));
     assert_eq!(checked(&world.client, "198.18.0.1:32001"), None);
@@ -293,7 +313,10 @@ fn health_check_ports_are_on_node_port_addresses_and_a_taken_one_is_tried_again(
 fn a_port_that_is_taken_is_tried_again() {
     let world = World::without_pods().unwrap();
     let manifests = examples();
-    let taken = world.node.run(|| Ok(TcpListener::bind(at("192.0.2.10:10256"))?)).unwrap();
+    let taken = world
+        .node
+        .run(|| Ok(TcpListener::bind(at("192.0.2.10:10256"))?))
+        .unwrap();
     let mut daemon = start(&world.node, manifests.path(), &[]);
     daemon.wait_for(0, "cannot listen, trying again").unwrap();
     drop(taken);

@@ -22,14 +22,19 @@ fn at() -> SocketAddr {
 
 fn page(node: &Netns) -> String {
     let answer = get(node, at(), "/metrics").unwrap();
-    assert_eq!(answer.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(
+        answer.header("content-type"),
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
     answer.body
 }
 
 /// The value of a series, given as its text.
 fn value(node: &Netns, series: &str) -> f64 {
     let page = page(node);
-    let found = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
+    let found = page
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok());
     found.unwrap_or_else(|| panic!("no series {series} in\n{page}"))
 }
 
@@ -127,7 +132,11 @@ fn other_pages_are_kube_proxys() {
     let ask = |path: &str| get(&world.node, at(), path).unwrap();
     let text = |path: &str| {
         let answer = ask(path);
-        assert_eq!((answer.status, answer.header("x-content-type-options")), (200, "nosniff"), "{path}");
+        assert_eq!(
+            (answer.status, answer.header("x-content-type-options")),
+            (200, "nosniff"),
+            "{path}"
+        );
         assert!(answer.header("content-type").starts_with("text/plain"), "{path}");
         answer.body
     };
@@ -137,7 +146,10 @@ fn other_pages_are_kube_proxys() {
     assert_eq!(text("/healthz?verbose"), "[+]ping ok\nhealthz check passed\n");
     let slis = text("/metrics/slis");
     let total = "kubernetes_healthchecks_total{name=\"ping\",status=\"success\",type=\"healthz\"} 2";
-    assert!(slis.contains(total) && slis.contains("process_start_time_seconds "), "{slis}");
+    assert!(
+        slis.contains(total) && slis.contains("process_start_time_seconds "),
+        "{slis}"
+    );
     let reset = http::request(&world.node, at(), "DELETE", "/metrics/slis", &[], "").unwrap();
     assert_eq!(reset.body, "metrics reset\n");
     assert!(!text("/metrics/slis").contains("healthcheck"));
@@ -147,11 +159,28 @@ fn other_pages_are_kube_proxys() {
     assert!(body.as_object().unwrap().contains_key("kubeproxy.config.k8s.io"));
     assert!(text("/flagz").starts_with("\nkube-proxy flags\nWarning: "));
     let statusz = text("/statusz");
-    assert!(statusz.contains("\nStarted: ") && statusz.contains("\nUp: 0 hr 00 min "), "{statusz}");
-    let json = http::request(&world.node, at(), "GET", "/statusz", &[("Accept", "application/json")], "").unwrap();
+    assert!(
+        statusz.contains("\nStarted: ") && statusz.contains("\nUp: 0 hr 00 min "),
+        "{statusz}"
+    );
+    let json = http::request(
+        &world.node,
+        at(),
+        "GET",
+        "/statusz",
+        &[("Accept", "application/json")],
+        "",
+    )
+    .unwrap();
     assert_eq!(json.status, 406);
     // Without profiling there is nothing to debug.
-    for path in ["/", "/debug/pprof/", "/debug/pprof/profile", "/debug/flags/v", "/metrics/"] {
+    for path in [
+        "/",
+        "/debug/pprof/",
+        "/debug/pprof/profile",
+        "/debug/flags/v",
+        "/metrics/",
+    ] {
         assert_eq!(ask(path).status, 404, "{path}");
     }
     // Not for others.
@@ -168,7 +197,10 @@ fn numbers_tell_what_happened() {
     let lines = node.sh("ipvsadm -Sn").unwrap();
     #[allow(clippy::cast_precision_loss, reason = "dozens")]
     let count = |start: &str| lines.lines().filter(|line| line.starts_with(start)).count() as f64;
-    assert_eq!((of("virtual_server", "wanted"), of("virtual_server", "present")), (count("-A"), count("-A")));
+    assert_eq!(
+        (of("virtual_server", "wanted"), of("virtual_server", "present")),
+        (count("-A"), count("-A"))
+    );
     assert_eq!(of("real_server", "present"), count("-a"));
     let syncs = "kubeproxy_sync_proxy_rules_duration_seconds_count{ip_family=\"IPv4\"}";
     let before = value(node, syncs);
@@ -188,15 +220,26 @@ fn numbers_tell_what_happened() {
     // A change is one sync; nothing waits after it.
     let seen = value(node, "kubeproxy_sync_proxy_rules_service_changes_total");
     fs::remove_file(manifests.path().join("40-edge.yaml")).unwrap();
-    eventually(&(seen + 1.0), || value(node, "kubeproxy_sync_proxy_rules_service_changes_total"));
+    eventually(&(seen + 1.0), || {
+        value(node, "kubeproxy_sync_proxy_rules_service_changes_total")
+    });
     eventually(&true, || value(node, syncs) > before);
-    eventually(&0.0, || value(node, "kubeproxy_sync_proxy_rules_service_changes_pending"));
-    let last = |what: &str| value(node, &format!("kubeproxy_sync_proxy_rules_last_{what}_seconds{{ip_family=\"IPv6\"}}"));
+    eventually(&0.0, || {
+        value(node, "kubeproxy_sync_proxy_rules_service_changes_pending")
+    });
+    let last = |what: &str| {
+        value(
+            node,
+            &format!("kubeproxy_sync_proxy_rules_last_{what}_seconds{{ip_family=\"IPv6\"}}"),
+        )
+    };
     assert!(last("timestamp") >= last("queued_timestamp"));
     eventually(&true, || of("virtual_server", "wanted") < count("-A"));
     assert!(!page(node).contains("service=\"edge\""));
 
     // Somebody else changes something.
     node.sh("ipvsadm -D -t 10.96.1.1:80").unwrap();
-    eventually(&1.0, || value(node, "kube_ipvs_drift_repaired_total{kind=\"virtual_server\"}"));
+    eventually(&1.0, || {
+        value(node, "kube_ipvs_drift_repaired_total{kind=\"virtual_server\"}")
+    });
 }

@@ -46,3 +46,30 @@ pub(crate) fn to_stderr(logging: &LoggingConfiguration) -> Verbosity {
     registry().with(filter).with(lines).init();
     Verbosity(handle)
 }
+
+#[cfg(test)]
+impl Verbosity {
+    /// Of a log that nobody writes to; it tells the filter as long as it is kept.
+    pub(crate) fn of_nobody() -> (reload::Layer<EnvFilter, Registry>, Self) {
+        let (layer, handle) = reload::Layer::new(EnvFilter::new(level(0)));
+        (layer, Self(handle))
+    }
+
+    pub(crate) fn filter(&self) -> String {
+        self.0.with_current(ToString::to_string).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbosity_is_set_while_it_runs() {
+        let (_log, verbosity) = Verbosity::of_nobody();
+        for (number, expect) in [(2, "info"), (4, "debug"), (9, "trace"), (0, "info")] {
+            verbosity.set(number).unwrap();
+            assert_eq!(verbosity.filter(), expect);
+        }
+    }
+}

@@ -68,7 +68,8 @@ impl Counts {
 /// What a survey found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
-    pub(crate) counts: [Counts; ObjectKind::ALL.len()],
+    /// By [`ObjectKind`].
+    pub counts: [Counts; ObjectKind::ALL.len()],
     /// Real servers that drain.
     pub draining: usize,
     /// Rules of the iptables mode.

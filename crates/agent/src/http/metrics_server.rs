@@ -154,3 +154,104 @@ fn status() -> String {
 fn whole(seconds: f64) -> i64 {
     seconds as i64
 }
+
+#[cfg(test)]
+mod tests {
+    use pprof::protos::{Message, Profile};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::http::listen::{Families, insist, open};
+    use crate::mode::Choice;
+    use crate::progress::Progress;
+
+    async fn ask(to: std::net::SocketAddr, request: &str, body: &str) -> (u16, Vec<u8>) {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        let length = body.len();
+        let text = format!("{request} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        (
+            head.split(' ').nth(1).unwrap().parse().unwrap(),
+            answer.split_off(end + 4),
+        )
+    }
+
+    #[tokio::test]
+    async fn with_profiling_there_are_profiles_and_verbosity() {
+        let (_log, verbosity) = Verbosity::of_nobody();
+        let choice = Choice::as_requested(Mode::Iptables);
+        let metrics = Metrics::new(choice, Arc::new(Progress::new()), Vec::new());
+        let server = MetricsServer {
+            settings: ServerSettings {
+                profiling: true,
+                flags: vec![("v".to_owned(), "2".to_owned()), ("config".to_owned(), "x".to_owned())],
+                configuration: json!({"mode": "iptables"}),
+                ..ServerSettings::default()
+            },
+            mode: Mode::Iptables,
+            metrics: Arc::new(metrics),
+            slis: Arc::new(Slis::new()),
+            verbosity: verbosity.clone(),
+        };
+        let listener = open("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(Arc::new(server).serve(listener));
+        let text = |answer: (u16, Vec<u8>)| (answer.0, String::from_utf8(answer.1).unwrap());
+
+        let set = ask(at, "PUT /debug/flags/v", "4").await;
+        assert_eq!(
+            text(set),
+            (200, "successfully set klog.logging.verbosity to 4\n".to_owned())
+        );
+        assert_eq!(verbosity.filter(), "debug");
+        let (status, said) = text(ask(at, "PUT /debug/flags/v", "much").await);
+        assert!(
+            status == 400 && said.starts_with("failed set klog.logging.verbosity much: "),
+            "{said}"
+        );
+        assert_eq!(ask(at, "PUT /debug/flags/v", &"4".repeat(2000)).await.0, 400);
+        assert_eq!(
+            text(ask(at, "GET /debug/flags/v", "").await),
+            (406, "unsupported http method\n".to_owned())
+        );
+        assert_eq!(verbosity.filter(), "debug");
+        let flags = text(ask(at, "GET /flagz", "").await).1;
+        assert!(flags.ends_with("\n\nconfig=x\nv=2\n"), "{flags}");
+        let configz = text(ask(at, "GET /configz", "").await).1;
+        assert_eq!(configz, r#"{"kubeproxy.config.k8s.io":{"mode":"iptables"}}"#);
+
+        assert!(
+            text(ask(at, "GET /debug/pprof/", "").await)
+                .1
+                .contains("profile?seconds=")
+        );
+        assert_eq!(ask(at, "GET /debug/pprof/heap", "").await.0, 404);
+        // Something to see: the clock is asked rarely, since no sample is taken in it.
+        let work = std::thread::spawn(|| {
+            let start = std::time::Instant::now();
+            while start.elapsed().as_millis() < 1500 {
+                let sum = (0..1_000_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n.wrapping_mul(31)));
+                std::hint::black_box(sum);
+            }
+        });
+        let (status, profile) = ask(at, "GET /debug/pprof/profile?seconds=1", "").await;
+        assert_eq!(status, 200);
+        let profile = Profile::decode(&*profile).unwrap();
+        let samples: i64 = profile.sample.iter().filter_map(|sample| sample.value.first()).sum();
+        assert!(samples > 0 && profile.function.len() > 3, "{samples}");
+        work.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_an_error_where_it_must_be() {
+        let taken = open("127.0.0.1:0".parse().unwrap(), Families::Own).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = insist("metrics", address, true).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("listen on {address}"));
+    }
+}
