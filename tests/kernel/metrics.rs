@@ -6,13 +6,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use testbed::http::{self, get};
 use testbed::netns::Netns;
 use testbed::world::{World, ask_tcp};
 
 use crate::daemon::{eventually, examples, start};
+use crate::load;
 
 const PLACE: &str = "127.0.0.1:10249";
 
@@ -106,7 +108,7 @@ fn check_page(mode: &str, golden: &str) {
     let expect = fs::read_to_string(&file).unwrap();
     assert_eq!(found, expect, "UPDATE=1 writes {golden} anew");
     match promtool(&page) {
-        None => println!("promtool is not installed: the page is not linted"),
+        None => eprintln!("promtool is not installed: the page is not linted"),
         Some(said) => {
             let others: Vec<_> = said.lines().filter(|line| !KEPT_AS_UPSTREAM.contains(line)).collect();
             assert_eq!(others, [""; 0]);
@@ -242,4 +244,40 @@ fn numbers_tell_what_happened() {
     eventually(&1.0, || {
         value(node, "kube_ipvs_drift_repaired_total{kind=\"virtual_server\"}")
     });
+}
+
+/// The guard, and what a scrape costs: docs/metrics.md has the numbers that this prints.
+#[test]
+fn of_ten_thousand_services_two_thousand_have_series_of_their_own() {
+    let world = World::without_pods().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let service = |number: u32| {
+        json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": format!("s{number}"), "namespace": "d"},
+            "spec": {"clusterIP": load::vip(number), "ports": [{"port": 80}]},
+        })
+    };
+    let items: Vec<_> = (0..10_000).map(service).collect();
+    let list = json!({"kind": "List", "apiVersion": "v1", "items": items});
+    fs::write(folder.path().join("all.json"), list.to_string()).unwrap();
+    let _daemon = start(&world.node, folder.path(), &["--vip-addresses=false"]);
+    let start = Instant::now();
+    let page = page(&world.node);
+    let took = start.elapsed();
+    let named = |line: &&str| line.starts_with("kube_ipvs_virtual_server_connections_total{namespace=\"d\"");
+    assert_eq!(page.lines().filter(named).count(), 2000);
+    let other = "kube_ipvs_virtual_server_connections_total{namespace=\"\",service=\"other\",virtual_server=\"\"} 0";
+    assert!(page.lines().any(|line| line == other));
+    assert_eq!(
+        value(
+            &world.node,
+            "kube_ipvs_objects{kind=\"virtual_server\",state=\"present\"}"
+        ),
+        10_000.0
+    );
+    let collected = value(&world.node, "kube_ipvs_virtual_server_collect_seconds");
+    println!(
+        "a page of {} bytes took {took:?}, of it {collected} s the list of IPVS",
+        page.len()
+    );
 }

@@ -157,22 +157,26 @@ fn whole(seconds: f64) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+
     use pprof::protos::{Message, Profile};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     use super::*;
     use crate::http::listen::{Families, insist, open};
     use crate::mode::Choice;
     use crate::progress::Progress;
 
-    async fn ask(to: std::net::SocketAddr, request: &str, body: &str) -> (u16, Vec<u8>) {
-        let mut stream = TcpStream::connect(to).await.unwrap();
+    async fn ask(to: SocketAddr, request: &str, body: &str) -> (u16, Vec<u8>) {
         let length = body.len();
         let text = format!("{request} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}");
-        stream.write_all(text.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.unwrap();
+        let ask = move || {
+            let mut stream = TcpStream::connect(to)?;
+            stream.write_all(text.as_bytes())?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).map(|_| answer)
+        };
+        let mut answer = tokio::task::spawn_blocking(ask).await.unwrap().unwrap();
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
         let head = String::from_utf8_lossy(&answer[..end]).into_owned();
         (

@@ -65,9 +65,9 @@ impl ProxyHealth {
         match path {
             "/healthz" => {
                 let eligible = self.progress.is_node_eligible();
-                self.tell(&counters.healthz.at(0), &counters.healthz.at(1), Some(eligible), now)
+                self.tell(counters.healthz.at(0), counters.healthz.at(1), Some(eligible), now)
             }
-            "/livez" => self.tell(&counters.livez.at(0), &counters.livez.at(1), None, now),
+            "/livez" => self.tell(counters.livez.at(0), counters.livez.at(1), None, now),
             _ => not_found(),
         }
     }
