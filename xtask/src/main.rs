@@ -42,7 +42,7 @@ enum Task {
     },
     /// Run every level of test that this machine can run.
     Test {
-        /// Only these levels: plain, kernel, control-plane, matrix, crash. Default: all.
+        /// Only these levels: plain, kernel, control-plane, matrix, crash, modules. Default: all but the last.
         #[arg(long, value_delimiter = ',')]
         level: Vec<test::Level>,
         #[command(flatten)]

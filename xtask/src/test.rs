@@ -24,6 +24,8 @@ pub(crate) enum Level {
     Matrix,
     /// On a kernel with IPVS: the short form of the crash tests.
     Crash,
+    /// On a distribution's kernel, without one module after the other. Not among the default levels.
+    Modules,
 }
 
 impl Level {
@@ -34,6 +36,7 @@ impl Level {
             Self::ControlPlane => "control-plane",
             Self::Matrix => "matrix",
             Self::Crash => "crash",
+            Self::Modules => "modules",
         }
     }
 }
@@ -52,9 +55,10 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         Level::ControlPlane,
         Level::Matrix,
         Level::Crash,
+        Level::Modules,
     ]
     .into_iter()
-    .filter(|level| only.is_empty() || only.contains(level))
+    .filter(|level| only.contains(level) || only.is_empty() && *level != Level::Modules)
     .collect();
     tool::install(crate::GUEST_PACKAGES)?;
     let mut provider = None;
@@ -64,6 +68,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         let start = Instant::now();
         let result = match level {
             Level::Plain => plain(filter),
+            Level::Modules => without_modules(filter),
             _ => with_kernel(&mut provider, kernel, level, filter),
         };
         outcomes.push(Outcome {
@@ -85,7 +90,8 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
             Err(error) => println!("FAILED  {:<14} {seconds:6.1} s  {error:#}", level.name()),
         }
     }
-    for (name, why) in NOT_HERE {
+    let ran = |name: &str| outcomes.iter().any(|outcome| outcome.level.name() == name);
+    for (name, why) in NOT_HERE.iter().filter(|(name, _)| !ran(name)) {
         println!("not run {name:<14} {why}");
     }
     Ok(if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
@@ -96,10 +102,16 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
 }
 
 /// Levels that exist and are not part of this command.
-const NOT_HERE: &[(&str, &str)] = &[(
-    "cluster",
-    "a whole cluster with kubelets is no part of this version's tests",
-)];
+const NOT_HERE: &[(&str, &str)] = &[
+    (
+        "modules",
+        "an emulated kernel is booted for each module that it lacks: cargo xtask test --level modules",
+    ),
+    (
+        "cluster",
+        "a whole cluster with kubelets is no part of this version's tests",
+    ),
+];
 
 fn plain(filter: Option<&str>) -> Result<String> {
     let mut command = cargo(&["test", "--workspace", "--locked"]);
@@ -142,9 +154,31 @@ fn with_kernel(
             _ => provider,
         };
         let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
-        on(provider, &program, &binary, environment.clone(), filter)?;
+        let filter: Vec<_> = filter.into_iter().collect();
+        on(provider, &job(&program, &binary, environment.clone(), &filter))?;
     }
     Ok(format!("on {provider}"))
+}
+
+/// Boots a kernel for each test, without the module that the test is named after.
+fn without_modules(filter: Option<&str>) -> Result<String> {
+    let provider = Provider::for_tests(Some(Name::Qemu), &cache())?;
+    let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
+    let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", "modules"])?;
+    let path = program.to_string_lossy();
+    let list = tool::run(&[&*path, "--list", "--format=terse"])?;
+    let names = list.lines().filter_map(|line| line.strip_suffix(": test"));
+    let names: Vec<_> = names
+        .filter(|name| filter.is_none_or(|text| name.contains(text)))
+        .collect();
+    for name in &names {
+        println!("a kernel without {name}");
+        let mut job = job(&program, &binary, Vec::new(), &["--exact", name]);
+        job.withheld = vec![(*name).to_owned()];
+        job.memory = 1024;
+        on(&provider, &job)?;
+    }
+    Ok(format!("withheld from {provider}: {}", names.join(", ")))
 }
 
 /// How often some tests do what they do: sequences of `tests/kernel/worlds.rs`, rounds of `tests/take_over.rs`.
@@ -159,16 +193,10 @@ fn control_plane() -> Result<(String, String)> {
     ))
 }
 
-/// Runs a test program on a kernel.
-fn on(
-    provider: &Provider,
-    program: &Path,
-    binary: &Path,
-    environment: Vec<(String, String)>,
-    filter: Option<&str>,
-) -> Result<()> {
+/// A test program as a job.
+fn job(program: &Path, binary: &Path, environment: Vec<(String, String)>, words: &[&str]) -> Job {
     let mut command = vec![program.to_string_lossy().into_owned(), "--test-threads=1".to_owned()];
-    command.extend(filter.map(str::to_owned));
+    command.extend(words.iter().map(|word| (*word).to_owned()));
     let mut job = Job::new(command, root().join("tests"));
     job.environment = environment;
     job.environment.push((
@@ -182,7 +210,11 @@ fn on(
     job.environment.extend(given);
     job.memory = 6144;
     job.limit = Duration::from_secs(1500);
-    match provider.run(&job)? {
+    job
+}
+
+fn on(provider: &Provider, job: &Job) -> Result<()> {
+    match provider.run(job)? {
         0 => Ok(()),
         status => bail!("the tests ended with status {status}"),
     }

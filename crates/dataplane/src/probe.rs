@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::thread;
 
+use conntrack::{Conntrack, Filter};
 use ipvs::{Command, Flags, Ipvs, Protocol, RealServer, RealServerConfig, VipCommand, Vips, VirtualServerConfig};
 use nftables::{Family, Nftables};
 use service_model::{LocalTraffic, Scheduler};
@@ -45,9 +47,17 @@ pub enum Answer {
 /// missing, `rr` has to be there, which such services get (T22).
 pub fn probe(scheduler: Scheduler) -> Answer {
     if let Err(error) = Ipvs::open() {
-        return Answer::Unable(Missing {
-            module: "ip_vs",
-            reason: format!("there is no IPVS: {}", chain(&error)),
+        let reason = format!("there is no IPVS: {}", chain(&error));
+        return Answer::Unable(if has_connection_tracker() {
+            Missing {
+                module: "ip_vs",
+                reason,
+            }
+        } else {
+            Missing {
+                module: "nf_conntrack",
+                reason: format!("{reason}, and no connection tracker, which it needs"),
+            }
         });
     }
     let scratch = thread::Builder::new()
@@ -63,12 +73,24 @@ pub fn probe(scheduler: Scheduler) -> Answer {
     }
 }
 
+/// Said of a kernel without.
+pub(crate) const NO_CONNECTION_TRACKER: &str = "there is no connection tracker (kernel module nf_conntrack)";
+
+/// Asking makes the kernel load it.
+pub(crate) fn has_connection_tracker() -> bool {
+    let listed = Conntrack::open().and_then(|mut conntrack| {
+        let none = Filter::udp(conntrack::Family::V4);
+        conntrack.delete_where(&none, |_| false)
+    });
+    listed.is_ok() || Path::new("/proc/sys/net/netfilter/nf_conntrack_max").exists()
+}
+
 /// This thread has a network namespace of its own from now on. False where it may not.
 #[allow(
     unsafe_code,
     reason = "unshare(2) is unsafe where it splits the descriptors of a thread; the network is no such part"
 )]
-fn isolate() -> bool {
+pub(crate) fn isolate() -> bool {
     // SAFETY: CLONE_NEWNET alone changes no memory and no descriptor table.
     unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.is_ok()
 }
@@ -131,10 +153,7 @@ fn try_all(scheduler: Scheduler) -> Result<(), Missing> {
     vips.execute(&[VipCommand::AddAddress(v4.address), VipCommand::AddAddress(v6.address)])
         .map_err(lacks("dummy", "add an address to a dummy device"))?;
     Nftables::open().map_err(lacks("nf_tables", "open nf_tables"))?;
-    let mut kernel = LiveKernel::open().map_err(|error| Missing {
-        module: "nf_conntrack_netlink",
-        reason: chain(&error),
-    })?;
+    let mut kernel = LiveKernel::open().map_err(lacks("nf_tables", "open the kernel's tables"))?;
     let mut ops = Vec::new();
     for (family, at) in [(Family::Ip, v4), (Family::Ip6, v6)] {
         let rules = Rules {

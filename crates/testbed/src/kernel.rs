@@ -68,6 +68,8 @@ pub struct Job {
     pub directory: PathBuf,
     /// Additional environment.
     pub environment: Vec<(String, String)>,
+    /// Modules that its kernel is to lack, by name.
+    pub withheld: Vec<String>,
     /// MiB of memory of the guest.
     pub memory: u32,
     /// After this the guest is ended.
@@ -81,6 +83,7 @@ impl Job {
             command,
             directory,
             environment: Vec::new(),
+            withheld: Vec::new(),
             memory: 3072,
             limit: Duration::from_secs(1800),
         }
@@ -155,6 +158,7 @@ impl Provider {
     /// The guest cannot be started, ends without a status, or runs into the job's limit.
     pub fn run(&self, job: &Job) -> Result<i32> {
         match self {
+            Self::Native | Self::Uml(_) if !job.withheld.is_empty() => bail!("modules are withheld by qemu alone"),
             Self::Native => native::run(job),
             Self::Uml(kernel) => uml::run(kernel, job),
             Self::Qemu(image) => qemu::run(image, job),

@@ -19,7 +19,7 @@ pub(crate) const MARK_MASQ: ChainName = ChainName::Base("KUBE-MARK-MASQ");
 const FORWARD: ChainName = ChainName::Base("KUBE-FORWARD");
 const POSTROUTING: ChainName = ChainName::Base("KUBE-POSTROUTING");
 /// The kubelet has one, too, with the same rule; it is never removed.
-const FIREWALL: ChainName = ChainName::Base("KUBE-FIREWALL");
+pub(crate) const FIREWALL: ChainName = ChainName::Base("KUBE-FIREWALL");
 
 /// A rule in a chain of the kernel's own that leads to one of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

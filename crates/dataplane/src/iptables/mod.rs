@@ -18,6 +18,8 @@ pub mod plane;
 pub mod programs;
 pub mod restore;
 pub mod rule;
+mod saved;
+mod staged;
 pub mod tables;
 
 pub use base::{Jump, jumps};

@@ -10,7 +10,7 @@ use service_model::{Family, Frontend, LocalTraffic, NodePortPlaces, ObjectName, 
 
 use super::base::jumps;
 use super::chain::Table;
-use super::programs::{Programs, count_rules};
+use super::programs::Programs;
 use super::restore::{Restored, RuleCounts, Scope};
 use super::tables::{Settings, Tables};
 use crate::adoption::Drift;
@@ -60,15 +60,8 @@ impl<P: Programs> IptablesPlane<P> {
 
     fn take_in(&mut self, family: Family, saved: &str) -> Drift {
         let found = self.tables.found(family, saved);
-        let rules = self.tables.rules(family);
-        // What others put into our chains, or took out of them, is no chain that is missing.
-        let counts = count_rules(saved);
-        let differ = self.tables.is_written(family) && counts != [rules.filter, rules.nat];
-        if differ {
-            self.tables.forget(family);
-        }
         Drift {
-            tables: usize::from(found.missing > 0 || differ),
+            tables: usize::from(found.differ > 0),
             ..Drift::default()
         }
     }

@@ -1,5 +1,6 @@
 //! The programs of iptables: the one thing that the fallback executes.
 
+use std::cmp::Reverse;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -7,7 +8,10 @@ use std::thread;
 use service_model::Family;
 
 use super::base::Jump;
-use super::chain::Table;
+use super::tables::{Settings, Tables};
+use crate::probe;
+
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// Seconds for which the lock of xtables is waited for: upstream's.
 const LOCK: &str = "5";
@@ -53,30 +57,77 @@ pub struct Installed {
 impl Installed {
     /// The implementation whose tables other agents of the node use, by their rules: the kubelet's chains decide, then
     /// the greater number of rules (as the iptables-wrappers of the Kubernetes project do); nft where there are none.
+    /// Where the kernel refuses what every cluster needs of it, the other one.
     ///
     /// # Errors
-    /// There is no iptables.
+    /// There is no iptables, or none that this kernel can do with.
     pub fn find() -> Result<Self, String> {
-        let there = |variant: Variant| execute(&name(variant, Family::V4, ""), &["-V"], "").is_ok();
-        let rules = |variant: Variant| -> (usize, usize) {
-            let families = [Family::V4, Family::V6].into_iter();
-            let saved = families.filter_map(|family| Self { variant }.save(family).ok());
-            saved.fold((0, 0), |(hints, rules), text| {
-                let chains = text
-                    .lines()
-                    .filter(|line| line.starts_with(":KUBE-IPTABLES-HINT") || line.starts_with(":KUBE-KUBELET-CANARY"));
-                let lines = text.lines().filter(|line| line.starts_with("-A "));
-                (hints + chains.count(), rules + lines.count())
-            })
+        let named = [
+            Self { variant: Variant::Nft },
+            Self {
+                variant: Variant::Legacy,
+            },
+        ];
+        let mut found: Vec<_> = named.into_iter().filter(|programs| programs.are_there()).collect();
+        found.sort_by_key(|programs| Reverse(programs.use_by_others()));
+        let plain = Self {
+            variant: Variant::Plain,
         };
-        let variant = match (there(Variant::Nft), there(Variant::Legacy)) {
-            (true, true) if rules(Variant::Legacy) > rules(Variant::Nft) => Variant::Legacy,
-            (true, _) => Variant::Nft,
-            (false, true) => Variant::Legacy,
-            (false, false) if there(Variant::Plain) => Variant::Plain,
-            (false, false) => return Err("iptables is not installed".to_owned()),
+        found.extend(Some(plain).filter(|plain| found.is_empty() && plain.are_there()));
+        if found.is_empty() {
+            return Err("iptables is not installed".to_owned());
+        }
+        let mut refused = Vec::new();
+        for programs in found {
+            match programs.try_out() {
+                Ok(()) => return Ok(programs),
+                Err(error) => {
+                    tracing::warn!(
+                        variant = programs.variant.as_str(),
+                        error,
+                        "this iptables cannot be used"
+                    );
+                    refused.push(error);
+                }
+            }
+        }
+        // What was tried would have loaded it.
+        refused.extend((!probe::has_connection_tracker()).then(|| probe::NO_CONNECTION_TRACKER.to_owned()));
+        Err(refused.join("; "))
+    }
+
+    fn are_there(self) -> bool {
+        execute(&name(self.variant, Family::V4, ""), &["-V"], "").is_ok()
+    }
+
+    /// How many chains of the kubelet there are, and how many rules.
+    fn use_by_others(mut self) -> (usize, usize) {
+        let saved = FAMILIES.into_iter().filter_map(|family| self.save(family).ok());
+        saved.fold((0, 0), |(hints, rules), text| {
+            let chains = text
+                .lines()
+                .filter(|line| line.starts_with(":KUBE-IPTABLES-HINT") || line.starts_with(":KUBE-KUBELET-CANARY"));
+            let lines = text.lines().filter(|line| line.starts_with("-A "));
+            (hints + chains.count(), rules + lines.count())
+        })
+    }
+
+    /// Writes the rules of a cluster without services into a scratch network namespace; where none may be made, reading
+    /// is all that can be tried.
+    fn try_out(mut self) -> Result<(), String> {
+        let empty = Tables::new(Settings::default());
+        let texts = FAMILIES.map(|family| empty.plan(family).map(|restore| (family, restore.text)));
+        let mut write = move || -> Result<(), String> {
+            let mut texts = texts.iter().flatten();
+            texts.try_for_each(|(family, text)| self.restore(*family, text))
         };
-        Ok(Self { variant })
+        let scratch = thread::Builder::new()
+            .name("probe".into())
+            .spawn(move || probe::isolate().then(&mut write));
+        match scratch.map(thread::JoinHandle::join) {
+            Ok(Ok(Some(written))) => written,
+            _ => self.save(Family::V4).map(drop),
+        }
     }
 
     /// Which they are.
@@ -166,22 +217,4 @@ impl Variant {
             Self::Plain => "iptables",
         }
     }
-}
-
-/// Rules in the chains of ours that a saved text holds, by table.
-pub(super) fn count_rules(save: &str) -> [usize; 2] {
-    let mut counts = [0; 2];
-    let mut table = None;
-    for line in save.lines() {
-        if let Some(name) = line.strip_prefix('*') {
-            table = [Table::Filter, Table::Nat]
-                .iter()
-                .position(|table| table.to_string() == name);
-        } else if line.starts_with("-A KUBE-")
-            && let Some(count) = table.and_then(|table| counts.get_mut(table))
-        {
-            *count += 1;
-        }
-    }
-    counts
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use service_model::Family;
 
 use super::chain::{ServiceRules, Table};
+use super::name::ChainName;
 use super::rule::{Comments, Rule};
 
 /// How much of a family's tables a restore text writes. What it does not write stays as it is.
@@ -13,7 +14,7 @@ use super::rule::{Comments, Rule};
 pub enum Scope {
     /// Every chain of ours. The jumps ([`super::jumps`]) are to be made sure of before.
     Full,
-    /// The chains that all share, and those of services that changed.
+    /// The chains whose rules changed.
     Partial,
 }
 
@@ -101,20 +102,23 @@ impl Writer {
         let _ = writeln!(self.section(table).chains, ":{name} - [0:0]");
     }
 
-    pub(super) fn rules(&mut self, table: Table, rules: &[Rule]) {
-        match table {
-            Table::Filter => self.counts.filter += rules.len(),
-            Table::Nat => self.counts.nat += rules.len(),
-        }
+    pub(super) fn rules<'a>(&mut self, table: Table, rules: impl IntoIterator<Item = &'a Rule>) {
         let comments = self.comments;
-        let text = &mut self.section(table).rules;
-        rules.iter().for_each(|rule| rule.write(text, comments));
+        for rule in rules {
+            match table {
+                Table::Filter => self.counts.filter += 1,
+                Table::Nat => self.counts.nat += 1,
+            }
+            rule.write(&mut self.section(table).rules, comments);
+        }
     }
 
-    pub(super) fn service(&mut self, rules: &ServiceRules) {
-        self.rules(Table::Filter, &rules.filter);
-        self.rules(Table::Nat, &rules.nat);
-        for chain in &rules.chains {
+    /// What a service has in the chains that are written.
+    pub(super) fn service(&mut self, rules: &ServiceRules, writes: impl Fn(Table, ChainName) -> bool) {
+        for (table, rules) in [(Table::Filter, &rules.filter), (Table::Nat, &rules.nat)] {
+            self.rules(table, rules.iter().filter(|rule| writes(table, rule.chain)));
+        }
+        for chain in rules.chains.iter().filter(|chain| writes(Table::Nat, chain.name)) {
             self.declare(Table::Nat, &chain.name);
             self.rules(Table::Nat, &chain.rules);
         }
@@ -128,7 +132,9 @@ impl Writer {
 
     pub(super) fn finish(&mut self) -> String {
         let mut text = String::new();
-        for (table, section) in [(Table::Filter, &self.filter), (Table::Nat, &self.nat)] {
+        let sections = [(Table::Filter, &self.filter), (Table::Nat, &self.nat)];
+        // A table that is named is read and written by iptables-legacy as a whole.
+        for (table, section) in sections.iter().filter(|(_, section)| !section.chains.is_empty()) {
             let _ = write!(text, "*{table}\n{}{}COMMIT\n", section.chains, section.rules);
         }
         text

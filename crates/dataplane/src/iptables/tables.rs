@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use service_model::{Family, LocalTraffic, NodePortPlaces, ObjectName, Program};
 
-use super::base::Base;
+use super::base::{Base, FIREWALL, Jump, jumps};
 use super::chain::{ServiceRules, Table};
 use super::compile::{View, compile, compile_shared};
 use super::name::{ChainName, is_of_a_service};
 use super::restore::{Restore, RuleCounts, Scope, Writer};
-use super::rule::Comments;
+use super::rule::{Comments, Rule};
+use super::saved::SavedTables;
+use super::staged::Staged;
+
+const TABLES: [Table; 2] = [Table::Filter, Table::Nat];
 
 /// More endpoints than these are not named in comments any more. Upstream's number.
 const LARGE: usize = 1000;
@@ -38,8 +42,8 @@ impl Default for Settings {
 pub struct Found {
     /// Chains of services that there are and nobody wants.
     pub stale: usize,
-    /// Chains that are wanted and written, and are not there.
-    pub missing: usize,
+    /// Chains and jumps that are written, and are not there, or not with as many rules.
+    pub differ: usize,
 }
 
 /// Wanted programs, and what of them is not written yet.
@@ -72,12 +76,7 @@ struct FamilyState {
     places: NodePortPlaces,
     /// All is to be written.
     full: bool,
-    /// The chains that all share are to be written.
-    shared: bool,
-    /// Services whose own chains are to be written.
-    changed: BTreeSet<ObjectName>,
-    /// Chains to be deleted.
-    gone: BTreeSet<String>,
+    staged: Staged,
     /// How the chains that stand were written.
     comments: Comments,
     /// The sum of all services.
@@ -107,10 +106,15 @@ impl Tables {
 
     /// Where NodePorts of a family answer. Repeating it changes nothing.
     pub fn want_node_ports(&mut self, family: Family, places: NodePortPlaces) {
+        let settings = self.settings;
         let state = self.family_mut(family);
         if state.places != places {
             state.places = places;
-            state.shared = true;
+            for table in TABLES {
+                for chain in state.base(settings).chains(table) {
+                    state.staged.stage(table, chain);
+                }
+            }
             self.measure(family);
         }
     }
@@ -128,48 +132,63 @@ impl Tables {
         }
     }
 
-    /// Takes in what `iptables-save` says of a family: the table `nat` alone (`-t nat`), or both. Chains of services that
-    /// nobody wants are deleted by the next plan; what is missing is written again.
+    /// Takes in what `iptables-save` says of a family. Chains of services that nobody wants are deleted by the next plan;
+    /// what is not as it was written is written again.
     pub fn found(&mut self, family: Family, save: &str) -> Found {
+        let saved = SavedTables::parse(save);
         let settings = self.settings;
         let (services, state) = self.parts(family);
-        let present = chains_of(save);
-        let mut missing = 0;
-        for table in [Table::Filter, Table::Nat] {
-            let Some(present) = present.get(&table) else { continue };
-            let base = state.base(settings).chains(table);
-            missing += base.iter().filter(|name| !present.contains(&*name.to_string())).count();
+        let mut shared: BTreeMap<(Table, ChainName), usize> = BTreeMap::new();
+        for table in TABLES {
+            let base = state.base(settings);
+            shared.extend(base.chains(table).into_iter().map(|chain| ((table, chain), 0)));
+            count(&mut shared, table, &base.rules(table));
         }
-        state.full |= missing > 0;
-        let Some(present) = present.get(&Table::Nat) else {
-            return Found { stale: 0, missing };
-        };
-        let mut wanted = BTreeSet::new();
+        let (mut differ, mut wanted) = (0, BTreeSet::new());
         for (service, entry) in services {
-            let chains = compile(service, &entry.program, state.view()).chains;
-            let names: Vec<_> = chains.iter().map(|chain| chain.name.to_string()).collect();
-            let absent = names.iter().filter(|name| !present.contains(&***name)).count();
-            if absent > 0 {
-                state.changed.insert(service.clone());
-                missing += absent;
+            let rules = compile(service, &entry.program, state.view());
+            count(&mut shared, Table::Filter, &rules.filter);
+            count(&mut shared, Table::Nat, &rules.nat);
+            for chain in rules.chains {
+                let name = chain.name.to_string();
+                let there = saved.chains.get(&(Table::Nat, &*name));
+                if there != Some(&chain.rules.len()) && !state.staged.writes(Table::Nat, chain.name) {
+                    state.staged.stage_own(service, chain.name);
+                    differ += 1;
+                }
+                wanted.insert(name);
             }
-            wanted.extend(names);
         }
-        let stale = present
-            .iter()
-            .filter(|name| is_of_a_service(name) && !wanted.contains(**name));
-        let before = state.gone.len();
-        state.gone.extend(stale.map(|name| (*name).to_owned()));
+        for ((table, chain), rules) in &shared {
+            let name = chain.to_string();
+            let there = saved.chains.get(&(*table, &*name));
+            // The kubelet has rules of its own there.
+            let fits = |there: &usize| there == rules || *chain == FIREWALL && there > rules;
+            if !there.is_some_and(fits) && !state.staged.writes(*table, *chain) {
+                state.staged.stage(*table, *chain);
+                differ += 1;
+            }
+        }
+        // Jumps come with all that they lead to.
+        let led_to = |jump: &Jump| shared.contains_key(&(jump.table, jump.to));
+        let lost = jumps().into_iter().filter(|jump| led_to(jump) && !saved.has_jump(jump));
+        let lost = lost.count();
+        differ += lost;
+        state.full |= lost > 0;
+        let present = saved.chains.keys().filter(|(table, _)| *table == Table::Nat);
+        let stale = present.filter(|(_, name)| is_of_a_service(name) && !wanted.contains(*name));
+        let before = state.staged.gone.len();
+        state.staged.gone.extend(stale.map(|(_, name)| (*name).to_owned()));
         Found {
-            stale: state.gone.len() - before,
-            missing,
+            stale: state.staged.gone.len() - before,
+            differ,
         }
     }
 
     /// Nothing is to be written in a family: [`Tables::plan`] gives none.
     pub fn is_written(&self, family: Family) -> bool {
         let state = self.family(family);
-        !state.needs_all() && !state.shared && state.changed.is_empty() && state.gone.is_empty()
+        !state.needs_all() && state.staged.is_empty()
     }
 
     /// What is to be written in a family. `None` = all is there.
@@ -186,28 +205,30 @@ impl Tables {
         };
         let mut writer = Writer::new(comments);
         let base = state.base(self.settings);
-        for table in [Table::Filter, Table::Nat] {
-            base.chains(table)
-                .into_iter()
-                .for_each(|name| writer.declare(table, &name));
+        let writes = |table, chain| scope == Scope::Full || state.staged.writes(table, chain);
+        for table in TABLES {
+            let chains = base.chains(table).into_iter();
+            let written = chains.filter(|chain| writes(table, *chain));
+            written.for_each(|name| writer.declare(table, &name));
         }
         for (service, entry) in &self.services {
-            if scope == Scope::Full || state.changed.contains(service) {
-                writer.service(&compile(service, &entry.program, state.view()));
-            } else {
-                writer.service(&compile_shared(service, &entry.program, state.view()));
+            if scope == Scope::Full || state.staged.writes_own(service) {
+                writer.service(&compile(service, &entry.program, state.view()), writes);
+            } else if state.staged.writes_shared() {
+                writer.service(&compile_shared(service, &entry.program, state.view()), writes);
             }
         }
-        for table in [Table::Filter, Table::Nat] {
-            writer.rules(table, &base.rules(table));
+        for table in TABLES {
+            let rules = base.rules(table);
+            writer.rules(table, rules.iter().filter(|rule| writes(table, rule.chain)));
         }
-        state.gone.iter().for_each(|name| writer.delete(name));
+        state.staged.gone.iter().for_each(|name| writer.delete(name));
         Some(Restore {
             family,
             scope,
             text: writer.finish(),
             rules: writer.counts,
-            deleted_chains: state.gone.len(),
+            deleted_chains: state.staged.gone.len(),
             comments,
         })
     }
@@ -216,9 +237,7 @@ impl Tables {
     pub fn written(&mut self, restore: &Restore) {
         let state = self.family_mut(restore.family);
         state.full = false;
-        state.shared = false;
-        state.changed.clear();
-        state.gone.clear();
+        state.staged = Staged::default();
         state.comments = restore.comments;
     }
 
@@ -282,9 +301,7 @@ impl FamilyState {
             local: LocalTraffic::default(),
             places: NodePortPlaces::EveryLocal { loopback: false },
             full: true,
-            shared: false,
-            changed: BTreeSet::new(),
-            gone: BTreeSet::new(),
+            staged: Staged::default(),
             comments: Comments::Full,
             total: Size::default(),
         }
@@ -318,18 +335,7 @@ impl FamilyState {
         let (before, now) = (compile(service, before, view), compile(service, now, view));
         let more = size(&now);
         self.total = self.total.minus(less).plus(more);
-        if (&before.filter, &before.nat) != (&now.filter, &now.nat) {
-            self.shared = true;
-        }
-        if before.chains != now.chains {
-            let names =
-                |rules: &ServiceRules| -> BTreeSet<ChainName> { rules.chains.iter().map(|chain| chain.name).collect() };
-            let (had, has) = (names(&before), names(&now));
-            self.gone.extend(had.difference(&has).map(ToString::to_string));
-            self.gone
-                .retain(|name| !has.iter().any(|chain| chain.to_string() == *name));
-            self.changed.insert(service.clone());
-        }
+        self.staged.change(service, &before, &now);
         more
     }
 }
@@ -368,26 +374,11 @@ impl Size {
     }
 }
 
-/// Names of the chains in a saved text, by table.
-fn chains_of(save: &str) -> BTreeMap<Table, BTreeSet<&str>> {
-    let mut tables: BTreeMap<Table, BTreeSet<&str>> = BTreeMap::new();
-    let mut table = None;
-    for line in save.lines() {
-        if let Some(name) = line.strip_prefix('*') {
-            table = match name {
-                "filter" => Some(Table::Filter),
-                "nat" => Some(Table::Nat),
-                _ => None,
-            };
-            if let Some(table) = table {
-                tables.entry(table).or_default();
-            }
-        } else if let (Some(table), Some(chain)) = (table, line.strip_prefix(':')) {
-            let name = chain.split(' ').next().unwrap_or_default();
-            tables.entry(table).or_default().insert(name);
-        }
+/// Adds rules to those of their chains.
+fn count(chains: &mut BTreeMap<(Table, ChainName), usize>, table: Table, rules: &[Rule]) {
+    for rule in rules {
+        *chains.entry((table, rule.chain)).or_default() += 1;
     }
-    tables
 }
 
 #[cfg(test)]

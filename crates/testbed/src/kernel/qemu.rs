@@ -70,6 +70,18 @@ const MODULES: &[&str] = &[
     "xt_comment",
     "xt_mark",
     "xt_addrtype",
+    "xt_MASQUERADE",
+    "xt_nat",
+    "xt_recent",
+    "xt_sctp",
+    "xt_statistic",
+    "xt_tcpudp",
+    "ipt_REJECT",
+    "ip6t_REJECT",
+    "iptable_filter",
+    "iptable_nat",
+    "ip6table_filter",
+    "ip6table_nat",
     "bridge",
     "br_netfilter",
 ];
@@ -152,8 +164,11 @@ fn make_initial(work: &Path, unpacked: &Path) -> Result<PathBuf> {
     let name = version.file_name().unwrap_or_default().to_string_lossy().into_owned();
     tool::run(&["depmod", "-b", &base.to_string_lossy(), &name])?;
     let needs = fs::read_to_string(version.join("modules.dep"))?;
+    // The kernel hands words that it does not know to init as its environment. Nothing loads a module later: the file
+    // system has none for this kernel.
     let mut script = String::from(
-        "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\nexec >/dev/console 2>&1 </dev/console\n",
+        "#!/bin/busybox sh\n/bin/busybox mount -t devtmpfs dev /dev\nexec >/dev/console 2>&1 </dev/console\n\
+         load() { case \",$withheld,\" in *,$1,*) ;; *) /bin/busybox insmod /modules/$2 ;; esac; }\n",
     );
     for file in in_order(&needs) {
         let name = file.rsplit('/').next().unwrap_or_default().to_owned();
@@ -166,9 +181,9 @@ fn make_initial(work: &Path, unpacked: &Path) -> Result<PathBuf> {
         } else if name.ends_with(".zst") {
             tool::run(&["zstd", "-q", "-d", "--rm", &copy.to_string_lossy()])?;
         }
-        script.push_str(&format!("/bin/busybox insmod /modules/{plain}\n"));
+        let module = plain.trim_end_matches(".ko");
+        script.push_str(&format!("load {module} {plain}\n"));
     }
-    // The kernel hands words that it does not know to init as its environment.
     script.push_str(
         "/bin/busybox mount -t virtiofs root /root\n/bin/busybox mount -t devtmpfs dev /root/dev\n\
          exec /bin/busybox switch_root /root \"$job\"\n",
@@ -246,7 +261,11 @@ pub(super) fn run(image: &Image, job: &Job) -> Result<i32> {
         .arg(&image.initial)
         .args([
             "-append",
-            &format!("console=ttyS0 quiet panic=-1 job={}", run.script().display()),
+            &format!(
+                "console=ttyS0 quiet panic=-1 withheld={} job={}",
+                job.withheld.join(","),
+                run.script().display()
+            ),
             "-chardev",
         ])
         .arg(format!("socket,id=files,path={}", socket.display()))

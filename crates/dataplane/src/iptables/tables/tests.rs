@@ -63,13 +63,22 @@ impl Model {
         }
     }
 
-    /// As `iptables-save` begins.
+    /// As `iptables-save`, with every jump.
     fn save(&self) -> String {
         let mut text = String::new();
-        for table in ["filter", "nat"] {
+        for table in TABLES {
             writeln!(text, "# Generated\n*{table}\n:INPUT ACCEPT [0:0]").unwrap();
-            for (_, name) in self.0.keys().filter(|(of, _)| of == table) {
+            let chains = || self.0.iter().filter(|((of, _), _)| *of == table.to_string());
+            for ((_, name), _) in chains() {
                 writeln!(text, ":{name} - [0:0]").unwrap();
+            }
+            for jump in jumps().iter().filter(|jump| jump.table == table) {
+                writeln!(text, "-A {} -j {}", jump.from, jump.to).unwrap();
+            }
+            for ((_, name), rules) in chains() {
+                rules
+                    .iter()
+                    .for_each(|rule| writeln!(text, "-A {name} {rule}").unwrap());
             }
             writeln!(text, "COMMIT").unwrap();
         }
@@ -309,7 +318,7 @@ proptest! {
             // Somebody deletes a chain.
             let names: Vec<_> = model.0.keys().filter(|(_, name)| name != "KUBE-FIREWALL").cloned().collect();
             model.0.remove(lost.get(&names));
-            prop_assert_eq!(tables.found(family, &model.save()).missing, 1);
+            prop_assert_eq!(tables.found(family, &model.save()).differ, 1);
             write(&mut tables, family, &mut model);
             prop_assert_eq!(model.ours(), expect.ours());
         }
@@ -329,7 +338,7 @@ fn spec(endpoints: u8) -> Spec {
 }
 
 #[test]
-fn one_endpoint_writes_one_services_chains() {
+fn one_endpoint_writes_the_chain_that_leads_to_it() {
     let world: World = (1..=20).map(|number| (number, spec(5))).collect();
     let mut tables = fresh(&world);
     let mut model = Model::default();
@@ -339,8 +348,71 @@ fn one_endpoint_writes_one_services_chains() {
     assert_eq!((full.scope, part.scope), (Scope::Full, Scope::Partial));
     // SVC, EXT and an SEP for each endpoint.
     assert_eq!(own_chains(&full), 20 * 7);
-    assert_eq!((own_chains(&part), part.deleted_chains), (6 + 1, 1));
-    assert!(part.lines() < full.lines() / 4, "{} of {}", part.lines(), full.lines());
+    let expect = "*nat\n:KUBE-SVC-H - [0:0]\n:KUBE-SEP-H - [0:0]\n-A KUBE-SVC-H … KUBE-SEP-H\n-A KUBE-SVC-H … KUBE-SEP-H\n\
+                  -A KUBE-SVC-H … KUBE-SEP-H\n-A KUBE-SVC-H … KUBE-SEP-H\n-X KUBE-SEP-H\nCOMMIT\n";
+    assert_eq!(shape(&part.text), expect);
+    // Only a service without endpoints is in another place than before.
+    tables.want(&name(7), &program(7, &spec(0)));
+    let part = write(&mut tables, Family::V4, &mut model).unwrap();
+    let shared: Vec<_> = part
+        .text
+        .lines()
+        .filter(|line| line.starts_with(':') && !is_of_a_service(&line[1..]))
+        .collect();
+    let expect = [
+        ":KUBE-SERVICES - [0:0]",
+        ":KUBE-EXTERNAL-SERVICES - [0:0]",
+        ":KUBE-SERVICES - [0:0]",
+        ":KUBE-NODEPORTS - [0:0]",
+    ];
+    assert_eq!(shared, expect);
+}
+
+/// Without what tells chains apart, and what is between the chain and the target of a rule.
+fn shape(text: &str) -> String {
+    let name = |word: &str| match word.rsplit_once('-') {
+        Some((start, hash)) if hash.len() == 16 => format!("{start}-H"),
+        _ => word.to_owned(),
+    };
+    let line = |line: &str| {
+        let words: Vec<_> = line.split(' ').map(name).collect();
+        match words.as_slice() {
+            [add, chain, .., target] if add == "-A" => format!("{add} {chain} … {target}\n"),
+            words => format!("{}\n", words.join(" ")),
+        }
+    };
+    text.lines().map(line).collect()
+}
+
+/// `iptables -F INPUT` leaves our chains alone.
+#[test]
+fn a_jump_that_is_gone_is_made_again_with_all() {
+    let world = World::from([(1, spec(1))]);
+    let mut tables = fresh(&world);
+    let mut model = Model::default();
+    write(&mut tables, Family::V4, &mut model).unwrap();
+    let save = model.save();
+    assert_eq!(tables.found(Family::V4, &save), Found::default());
+    let lost = save.replace("-A PREROUTING -j KUBE-SERVICES\n", "");
+    assert_eq!(tables.found(Family::V4, &lost).differ, 1);
+    assert_eq!(tables.plan(Family::V4).unwrap().scope, Scope::Full);
+}
+
+/// The kubelet's rules are no drift of ours; others in our chains are, and cost no more than their chain.
+#[test]
+fn rules_of_others_are_told_from_ours() {
+    let mut tables = fresh(&World::from([(1, spec(1))]));
+    tables.want_node_ports(Family::V4, NodePortPlaces::EveryLocal { loopback: true });
+    let mut model = Model::default();
+    write(&mut tables, Family::V4, &mut model).unwrap();
+    let save = model.save();
+    let with = |rule: &str| save.replace("-A KUBE-FIREWALL", &format!("{rule}\n-A KUBE-FIREWALL"));
+    let theirs =
+        with("-A KUBE-FIREWALL -m mark --mark 0x8000 -j DROP\n:KUBE-MARK-DROP - [0:0]\n-A KUBE-MARK-DROP -j DROP");
+    assert_eq!(tables.found(Family::V4, &theirs), Found::default());
+    assert_eq!(tables.found(Family::V4, &with("-A KUBE-FORWARD -j DROP")).differ, 1);
+    let repair = write(&mut tables, Family::V4, &mut model).unwrap();
+    assert_eq!(repair.text.matches("\n:").count(), 1, "{}", repair.text);
 }
 
 fn own_chains(restore: &Restore) -> usize {
