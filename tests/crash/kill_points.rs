@@ -4,13 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use dataplane::plane::Plane;
 use ipvs::{OldValues, Vips, sysctl};
 use testbed::load::{Client, Habit, Load, Protocol};
 
 use crate::kernel_state::{FOREIGN_PORT, differences, forget_drained, look, wipe};
+use crate::mode::Mode;
 use crate::scene::{NODE_ADDRESSES, Scene, Service};
 use crate::sequence::{OTHER_ADDRESSES, Sequence, config, pods, sequences, stable};
-use crate::stopping::{Budget, Process};
+use crate::stopping::{self, Budget, Process};
 use crate::witness::{Findings, Moment, Promise, Talks, ask, learn};
 use crate::{Options, Verdict};
 
@@ -20,7 +22,17 @@ const STRIDE: usize = 11;
 const TOLD: usize = 6;
 
 pub(crate) fn run(options: &Options) -> Result<Verdict> {
-    let mut scene = Scene::new()?;
+    match options.mode {
+        Mode::Ipvs => run_on(options, stopping::ipvs),
+        Mode::Iptables => run_on(options, stopping::iptables),
+    }
+}
+
+/// Opens a data plane in this thread's namespace.
+type Open<P> = fn(&Budget) -> Result<P>;
+
+fn run_on<P: Plane>(options: &Options, open: Open<P>) -> Result<Verdict> {
+    let mut scene = Scene::new(options.mode)?;
     let [v4, v6] = OTHER_ADDRESSES[1];
     scene.world.node.sh(&format!("ip addr add {v4}/32 dev to-client"))?;
     scene
@@ -33,14 +45,8 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     scene.start_servers(&foreign(), &[40])?;
     let node = scene.world.node.clone();
     node.run(|| {
-        Vips::open()?.ensure_device()?;
-        let old = tempfile::tempdir()?;
-        let ensured = sysctl::ensure(
-            &sysctl::required(false),
-            Some(&OldValues::at(old.path().join("sysctls"))),
-        );
-        for change in ensured.changed {
-            change.result?;
+        if options.mode == Mode::Ipvs {
+            prepare_ipvs()?;
         }
         let mut verdict = Verdict::default();
         let mut points = 0;
@@ -50,9 +56,12 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
                 .as_ref()
                 .is_none_or(|text| sequence.name.contains(text.as_str()))
         };
-        for sequence in sequences().into_iter().filter(wanted) {
+        let concerned = sequences()
+            .into_iter()
+            .filter(|sequence| sequence.concerns(options.mode));
+        for sequence in concerned.filter(wanted) {
             let start = Instant::now();
-            let outcome = Stage::new(&scene, &sequence)?.run(options)?;
+            let outcome = Stage::new(&scene, &sequence, open).run(options)?;
             points += outcome.points;
             let seconds = start.elapsed().as_secs_f64();
             println!("kill points: {:25} {seconds:5.1} s, {outcome}", sequence.name);
@@ -64,10 +73,19 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
     })
 }
 
+/// As the start of the program does.
+fn prepare_ipvs() -> Result<()> {
+    Vips::open()?.ensure_device()?;
+    let old = tempfile::tempdir()?;
+    let ensured = sysctl::ensure(&sysctl::required(false), Some(&OldValues::at(old.path().join("sysctls"))));
+    ensured.changed.into_iter().try_for_each(|change| Ok(change.result?))
+}
+
 /// A sequence on its kernel.
-struct Stage<'a> {
+struct Stage<'a, P> {
     scene: &'a Scene,
     sequence: &'a Sequence,
+    open: Open<P>,
     budget: Budget,
     promises: Vec<Promise>,
 }
@@ -80,18 +98,23 @@ struct Outcome {
     load: String,
 }
 
-impl<'a> Stage<'a> {
-    fn new(scene: &'a Scene, sequence: &'a Sequence) -> Result<Self> {
-        Ok(Self {
+impl<'a, P: Plane> Stage<'a, P> {
+    fn new(scene: &'a Scene, sequence: &'a Sequence, open: Open<P>) -> Self {
+        Self {
             scene,
             sequence,
+            open,
             budget: Budget::unlimited(),
             promises: Promise::all(sequence),
-        })
+        }
+    }
+
+    fn process(&self) -> Result<Process<P>> {
+        Ok(Process::new(config(self.scene.mode)?, (self.open)(&self.budget)?))
     }
 
     fn run(mut self, options: &Options) -> Result<Outcome> {
-        wipe()?;
+        wipe(self.scene.mode)?;
         if self.sequence.others {
             self.add_foreign()?;
         }
@@ -127,13 +150,13 @@ impl<'a> Stage<'a> {
     /// Pictures of both states, and the messages between them. Learns what clients get.
     fn undisturbed(&mut self, findings: &mut Findings) -> Result<(BTreeSet<String>, BTreeSet<String>, usize)> {
         let mut process = self.start()?;
-        let before = look()?;
+        let before = look(self.scene.mode)?;
         learn(self.scene, &mut self.promises, Moment::Before);
         ask(self.scene, &self.promises, Moment::Before, findings);
         self.budget.allow(usize::MAX);
         ensure!(self.change(&mut process)?, "the change was not written");
         let messages = self.budget.sent();
-        let after = look()?;
+        let after = look(self.scene.mode)?;
         learn(self.scene, &mut self.promises, Moment::After);
         ask(self.scene, &self.promises, Moment::After, findings);
         ensure!(findings.wrong.is_empty(), "undisturbed: {:#?}", findings.wrong);
@@ -146,15 +169,15 @@ impl<'a> Stage<'a> {
     }
 
     /// The process of the state before the change; a cold start has none yet that wrote.
-    fn start(&self) -> Result<Process> {
-        let mut process = Process::new(config()?, &self.budget)?;
+    fn start(&self) -> Result<Process<P>> {
+        let mut process = self.process()?;
         if let Some(before) = &self.sequence.before {
             ensure!(process.apply(&before.events()?)?, "the first state was not written");
         }
         Ok(process)
     }
 
-    fn change(&self, process: &mut Process) -> Result<bool> {
+    fn change(&self, process: &mut Process<P>) -> Result<bool> {
         let after = &self.sequence.after;
         process.apply(&match &self.sequence.before {
             Some(before) => after.events_after(before)?,
@@ -166,13 +189,13 @@ impl<'a> Stage<'a> {
     fn reset(&self, before: &BTreeSet<String>) -> Result<()> {
         self.budget.allow(usize::MAX);
         match self.sequence.before {
-            None => wipe()?,
+            None => wipe(self.scene.mode)?,
             Some(_) => {
                 drop(self.start()?);
-                forget_drained()?;
+                forget_drained(self.scene.mode)?;
             }
         }
-        let found = differences(before, &look()?);
+        let found = differences(before, &look(self.scene.mode)?);
         ensure!(found.is_empty(), "the state before is not there again: {found:#?}");
         Ok(())
     }
@@ -199,13 +222,13 @@ impl<'a> Stage<'a> {
         ask(self.scene, &self.promises, Moment::Between, findings);
 
         self.budget.allow(usize::MAX);
-        let mut again = Process::new(config()?, &self.budget)?;
+        let mut again = self.process()?;
         ensure!(
             again.apply(&self.sequence.after.events()?)?,
             "the start was not written"
         );
         drop(again);
-        let found = differences(after, &look()?);
+        let found = differences(after, &look(self.scene.mode)?);
         findings
             .wrong
             .extend(found.into_iter().map(|line| format!("started again: {line}")));

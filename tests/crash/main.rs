@@ -12,6 +12,7 @@
 
 mod kernel_state;
 mod kill_points;
+mod mode;
 mod rollout;
 mod scene;
 mod sequence;
@@ -25,8 +26,11 @@ use std::time::Instant;
 use anyhow::Result;
 use testbed::kernel::IN_GUEST;
 
+use mode::Mode;
+
 /// What was asked for.
 pub(crate) struct Options {
+    pub(crate) mode: Mode,
     /// Less of everything.
     pub(crate) short: bool,
     only: Option<String>,
@@ -54,6 +58,7 @@ const PARTS: &[(&str, Part)] = &[
 
 fn options() -> Options {
     let mut options = Options {
+        mode: Mode::Ipvs,
         short: false,
         only: None,
         filter: None,
@@ -64,6 +69,7 @@ fn options() -> Options {
     while let Some(word) = words.next() {
         let mut value = || words.next().unwrap();
         match word.as_str() {
+            "--mode" => options.mode = value().parse().unwrap(),
             "--short" => options.short = true,
             "--only" => options.only = Some(value()),
             "--filter" => options.filter = Some(value()),
@@ -85,7 +91,7 @@ fn keep_console_quiet() {
 fn main() -> ExitCode {
     let options = options();
     keep_console_quiet();
-    println!("seed {}", options.seed);
+    println!("mode {:?}, seed {}", options.mode, options.seed);
     let mut passed = true;
     for (name, part) in PARTS {
         if options.only.as_ref().is_some_and(|only| only != name) {

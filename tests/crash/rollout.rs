@@ -1,13 +1,14 @@
 //! Rolling restarts of a service under load: each old server runs until it is drained, or until its grace ends.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
-use testbed::load::{Client, Habit, Load, Protocol, Server, pods};
+use testbed::load::{Client, Habit, Load, Protocol, Server};
 
+use crate::kernel_state::weights;
+use crate::mode::Mode;
 use crate::scene::{NODE_ADDRESSES, Pod, Scene, Service};
 use crate::{Options, Verdict};
 
@@ -47,7 +48,7 @@ struct Gone {
 }
 
 pub(crate) fn run(options: &Options) -> Result<Verdict> {
-    let scene = Scene::new()?;
+    let scene = Scene::new(options.mode)?;
     let restarts = RESTARTS[usize::from(options.short)];
     let mut service = Service::new("app", 4, 30004, &(0..ENDPOINTS).collect::<Vec<_>>());
     let mut servers = VecDeque::new();
@@ -70,7 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         let Some((old, server)) = servers.pop_front() else {
             bail!("no endpoint")
         };
-        let whole = weights(&scene, old)?.len();
+        let whole = weights(scene.mode, &scene.world.node, old)?.len();
         wait(&scene, pod, |weights| {
             weights.len() == whole && weights.iter().all(|weight| *weight != 0)
         })?;
@@ -93,7 +94,11 @@ pub(crate) fn run(options: &Options) -> Result<Verdict> {
         scene.put(&service)?;
         thread::sleep(PACE);
         for server in std::mem::take(&mut leaving) {
-            let drained = weights(&scene, server.pod)?.is_empty();
+            // What the connection tracker carries on no rule tells of.
+            let drained = match scene.mode {
+                Mode::Ipvs => weights(scene.mode, &scene.world.node, server.pod)?.is_empty(),
+                Mode::Iptables => server.server.open() == 0,
+            };
             if drained || server.ends <= Instant::now() {
                 gone.add(&server, drained);
             } else {
@@ -154,28 +159,10 @@ fn clients(scene: &Scene, service: &Service) -> Vec<Client> {
     clients
 }
 
-/// The weights of a pod's real servers by ipvsadm, of both families and protocols.
-fn weights(scene: &Scene, pod: u8) -> Result<Vec<u32>> {
-    let text = scene.world.node.sh("ipvsadm -Sn")?;
-    let addresses = pods::addresses(pod);
-    let of_pod = text.lines().filter_map(|line| {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let after = |flag: &str| {
-            words
-                .iter()
-                .position(|word| *word == flag)
-                .and_then(|at| words.get(at + 1))
-        };
-        let real: SocketAddr = after("-r")?.parse().ok()?;
-        addresses.contains(&real.ip()).then(|| after("-w")?.parse().ok())?
-    });
-    Ok(of_pod.collect())
-}
-
 fn wait(scene: &Scene, pod: u8, fits: impl Fn(&[u32]) -> bool) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let now = weights(scene, pod)?;
+        let now = weights(scene.mode, &scene.world.node, pod)?;
         if fits(&now) {
             return Ok(());
         }

@@ -13,6 +13,8 @@ use testbed::load::{Answer, Place, Pods, Protocol, Server, Servers, pods};
 use testbed::netns::Netns;
 use testbed::world::{NODE, World};
 
+use crate::mode::Mode;
+
 /// Where pods of both nodes are: with it, others than pods are masqueraded (T11).
 pub(crate) const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/48";
 /// Addresses of the node on which NodePorts are asked, of each family.
@@ -39,6 +41,7 @@ pub(crate) struct Pod {
 
 /// Namespaces, servers, manifests.
 pub(crate) struct Scene {
+    pub(crate) mode: Mode,
     pub(crate) world: World,
     pub(crate) pods: Pods,
     pub(crate) servers: Servers,
@@ -133,16 +136,16 @@ impl Service {
 
 impl Scene {
     /// Without services.
-    pub(crate) fn new() -> Result<Self> {
+    pub(crate) fn new(mode: Mode) -> Result<Self> {
         let world = World::without_pods()?;
-        // A node that knows flows for minutes would take a new question for an old one's next packet.
-        world.node.sh("ipvsadm --set 0 0 10")?;
+        world.node.sh(mode.preparation())?;
         // A refusal of UDP is an ICMP error, of which a kernel sends one a second to each client.
         world
             .node
             .sh("sysctl -qw net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0")?;
         let pods = Pods::new(&world)?;
         let scene = Self {
+            mode,
             world,
             pods,
             servers: Servers::new()?,
@@ -186,7 +189,14 @@ impl Scene {
         let cidr = format!("--cluster-cidr={CLUSTER_CIDR}");
         Daemon::start(
             &self.world.node,
-            &["--manifests", &manifests, "--hostname-override", NODE, &cidr],
+            &[
+                "--manifests",
+                &manifests,
+                "--hostname-override",
+                NODE,
+                &cidr,
+                self.mode.flag(),
+            ],
         )
     }
 

@@ -8,6 +8,7 @@ use service_model::{Change, Config, DetectLocal, Event, NodePortAddresses, Objec
 use testbed::load::{Answer, Place};
 use testbed::world::NODE;
 
+use crate::mode::Mode;
 use crate::scene::{self, CLUSTER_CIDR, NODE_ADDRESSES, Service, put};
 
 /// A change from one state of the cluster to another.
@@ -93,6 +94,15 @@ fn addresses(pairs: &[[&str; 2]]) -> Vec<IpAddr> {
     texts.filter_map(|text| text.parse().ok()).collect()
 }
 
+impl Sequence {
+    /// Where traffic is redirected, virtual servers of others are nothing to it, and NodePorts answer wherever the node
+    /// does.
+    pub(crate) fn concerns(&self, mode: Mode) -> bool {
+        let moves = |before: &State| before.node_addresses != self.after.node_addresses;
+        mode == Mode::Ipvs || !self.others && !self.before.as_ref().is_some_and(moves)
+    }
+}
+
 impl State {
     /// What a start on this state hears.
     pub(crate) fn events(&self) -> Result<Vec<Event>> {
@@ -140,7 +150,7 @@ impl State {
 }
 
 /// As `--hostname-override` and `--cluster-cidr` set it.
-pub(crate) fn config() -> Result<Config> {
+pub(crate) fn config(mode: Mode) -> Result<Config> {
     let cidrs = CLUSTER_CIDR.split(',').map(str::parse).collect::<Result<_, _>>()?;
     Ok(Config {
         node_name: NODE.into(),
@@ -149,6 +159,6 @@ pub(crate) fn config() -> Result<Config> {
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: DetectLocal::ClusterCidr(cidrs),
-        capture: service_model::Capture::Bind,
+        capture: mode.capture(),
     })
 }

@@ -29,7 +29,7 @@ const ROLLING: u8 = 8;
 const SERVING: usize = 4;
 
 pub(crate) fn run(options: &Options) -> Result<Verdict> {
-    let mut scene = Scene::new()?;
+    let mut scene = Scene::new(options.mode)?;
     let stable = stable();
     let mut churn = Churn::new(options.seed);
     scene.start_servers(&stable, &[0, 1, 2])?;
@@ -105,7 +105,7 @@ fn kill(scene: &Scene, load: &Load, kills: usize, mut random: Rng) -> Result<usi
 /// What differs between a start on what the killed ones left, and one on an empty kernel.
 fn left_over(scene: &Scene) -> Result<Vec<String>> {
     let after_kills = start_and_look(scene)?;
-    scene.world.node.run(wipe)?;
+    scene.world.node.run(|| wipe(scene.mode))?;
     let fresh = start_and_look(scene)?;
     ensure!(fresh.len() > 50, "a fresh start has {} objects", fresh.len());
     Ok(differences(&fresh, &after_kills))
@@ -118,7 +118,7 @@ fn start_and_look(scene: &Scene) -> Result<BTreeSet<String>> {
     let mut before = BTreeSet::new();
     loop {
         thread::sleep(Duration::from_millis(500));
-        let now = scene.world.node.run(look)?;
+        let now = scene.world.node.run(|| look(scene.mode))?;
         if now == before {
             return Ok(now);
         }

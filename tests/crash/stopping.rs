@@ -1,12 +1,15 @@
-//! The running kernel behind a process that ends after so many messages; and the process.
+//! The running kernel behind a process that ends after so many messages, which are programs in the iptables mode; and
+//! the process.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
+use dataplane::iptables::{self, Installed, IptablesPlane, Jump, Programs};
 use dataplane::kernel::{KernelBroken, OpError, PresentServer};
 use dataplane::live::LiveKernel;
+use dataplane::plane::Plane;
 use dataplane::{DataPlane, Kernel, Op, Settings, Snapshot};
 use ipvs::{RealServer, VirtualServer};
 use rustc_hash::FxHashMap;
@@ -95,21 +98,66 @@ impl Kernel for StoppingKernel {
     }
 }
 
+/// One run of a program that writes at a time.
+pub(crate) struct StoppingPrograms {
+    inner: Installed,
+    budget: Budget,
+}
+
+impl StoppingPrograms {
+    fn count(&self) -> Result<(), String> {
+        if self.budget.take() {
+            Ok(())
+        } else {
+            Err("the process ended".to_owned())
+        }
+    }
+}
+
+impl Programs for StoppingPrograms {
+    fn save(&mut self, family: Family) -> Result<String, String> {
+        self.inner.save(family)
+    }
+
+    fn restore(&mut self, family: Family, text: &str) -> Result<(), String> {
+        self.count()?;
+        self.inner.restore(family, text)
+    }
+
+    fn ensure_jump(&mut self, family: Family, jump: &Jump) -> Result<(), String> {
+        self.count()?;
+        self.inner.ensure_jump(family, jump)
+    }
+}
+
+/// The IPVS mode in this thread's namespace.
+pub(crate) fn ipvs(budget: &Budget) -> Result<DataPlane<StoppingKernel>> {
+    Ok(DataPlane::new(StoppingKernel::open(budget)?, Settings::default()))
+}
+
+/// The iptables mode in this thread's namespace.
+pub(crate) fn iptables(budget: &Budget) -> Result<IptablesPlane<StoppingPrograms>> {
+    let programs = StoppingPrograms {
+        inner: Installed::find().map_err(Error::msg)?,
+        budget: budget.clone(),
+    };
+    Ok(IptablesPlane::new(programs, iptables::Settings::default()))
+}
+
 /// kube-ipvs without its threads: what its sync thread does with events.
-pub(crate) struct Process {
+pub(crate) struct Process<P> {
     cluster: Cluster,
-    plane: DataPlane<StoppingKernel>,
+    plane: P,
     adopted: bool,
 }
 
-impl Process {
-    pub(crate) fn new(config: Config, budget: &Budget) -> Result<Self> {
-        let kernel = StoppingKernel::open(budget)?;
-        Ok(Self {
+impl<P: Plane> Process<P> {
+    pub(crate) fn new(config: Config, plane: P) -> Self {
+        Self {
             cluster: Cluster::new(config),
-            plane: DataPlane::new(kernel, Settings::default()),
+            plane,
             adopted: false,
-        })
+        }
     }
 
     /// Takes events in and writes what they come to, the addresses of the background as well. False where the process
@@ -121,6 +169,8 @@ impl Process {
         for family in [Family::V4, Family::V6] {
             self.plane
                 .want_local_traffic(family, self.cluster.local_traffic(family));
+            self.plane
+                .want_node_ports(family, self.cluster.node_port_places(family));
         }
         for service in self.cluster.take_touched() {
             let program = self.cluster.program(&service);
@@ -135,8 +185,8 @@ impl Process {
             return Ok(false);
         };
         ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);
-        while self.plane.has_addresses_to_add(now) {
-            let Ok(report) = self.plane.commit_addresses(now) else {
+        while self.plane.has_background(now) {
+            let Ok(report) = self.plane.background(now) else {
                 return Ok(false);
             };
             ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);

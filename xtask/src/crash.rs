@@ -4,15 +4,27 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use clap::ValueEnum;
 use testbed::daemon::BINARY;
 use testbed::kernel::{Job, Name, Provider};
 use testbed::tool;
 
 use crate::cargo::{cache, executable, root};
 
+/// A mode of kube-ipvs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Mode {
+    #[default]
+    Ipvs,
+    Iptables,
+}
+
 /// What is done, and how much of it.
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
+    /// Mode of kube-ipvs.
+    #[arg(long, value_enum, default_value_t)]
+    mode: Mode,
     /// Less of everything, within a minute.
     #[arg(long)]
     short: bool,
@@ -31,7 +43,11 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
-    let provider = Provider::for_tests(kernel, &cache())?;
+    tool::install(crate::GUEST_PACKAGES)?;
+    let provider = match args.mode {
+        Mode::Ipvs => Provider::for_tests(kernel, &cache())?,
+        Mode::Iptables => Provider::for_fallback(kernel, &cache())?,
+    };
     println!("kernel: {provider}");
     Ok(match guest(args, &provider)? {
         0 => ExitCode::SUCCESS,
@@ -39,23 +55,33 @@ pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
     })
 }
 
-/// The short run, as a level of `cargo xtask test`.
+/// The short run in both modes, as a level of `cargo xtask test`; the iptables mode's on the running kernel where that
+/// can.
 pub(crate) fn short(provider: &Provider) -> Result<String> {
-    let args = Args {
-        short: true,
-        ..Args::default()
-    };
-    match guest(&args, provider)? {
-        0 => Ok(format!("the short form on {provider}")),
-        status => bail!("the crash tests ended with status {status}"),
+    tool::install(crate::GUEST_PACKAGES)?;
+    let fallback = Provider::for_fallback(None, &cache())?;
+    for (mode, provider) in [(Mode::Ipvs, provider), (Mode::Iptables, &fallback)] {
+        println!("mode {mode:?}, kernel: {provider}");
+        let args = Args {
+            mode,
+            short: true,
+            ..Args::default()
+        };
+        match guest(&args, provider)? {
+            0 => {}
+            status => bail!("the crash tests in mode {mode:?} ended with status {status}"),
+        }
     }
+    Ok(format!("the short form on {provider}, in mode iptables on {fallback}"))
 }
 
 fn guest(args: &Args, provider: &Provider) -> Result<i32> {
-    tool::install(crate::GUEST_PACKAGES)?;
     let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
     let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", "crash"])?;
     let mut job = Job::new(vec![program.to_string_lossy().into_owned()], root());
+    let mode = args.mode.to_possible_value();
+    let mode = mode.map_or_else(String::new, |mode| mode.get_name().to_owned());
+    job.command.extend(["--mode".to_owned(), mode]);
     if args.short {
         job.command.push("--short".to_owned());
     }

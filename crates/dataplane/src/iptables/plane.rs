@@ -102,8 +102,15 @@ impl<P: Programs> IptablesPlane<P> {
         Ok(())
     }
 
-    fn end_flows(&mut self) {
-        let places = std::mem::take(&mut self.flows);
+    /// Not before the rules stand: a flow that begins meanwhile would go where the old ones lead.
+    fn end_flows(&mut self, family: Family) {
+        let (is_v4, tracked) = match family {
+            Family::V4 => (true, conntrack::Family::V4),
+            Family::V6 => (false, conntrack::Family::V6),
+        };
+        let all = std::mem::take(&mut self.flows).into_iter();
+        let (places, others): (Places, Places) = all.partition(|(place, _)| place.is_ipv4() == is_v4);
+        self.flows = others;
         let (Some(conntrack), false) = (&mut self.conntrack, places.is_empty()) else {
             return;
         };
@@ -117,11 +124,8 @@ impl<P: Programs> IptablesPlane<P> {
             let keep = places.get(&to).or_else(|| places.get(&any));
             keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
         };
-        for family in [conntrack::Family::V4, conntrack::Family::V6] {
-            let error = conntrack.delete_where(&Filter::udp(family), stale).err();
-            if let Some(error) = error {
-                tracing::warn!(%error, "flows of UDP could not be ended");
-            }
+        if let Err(error) = conntrack.delete_where(&Filter::udp(tracked), stale) {
+            tracing::warn!(%error, "flows of UDP could not be ended");
         }
     }
 }
@@ -162,14 +166,16 @@ impl<P: Programs> Plane for IptablesPlane<P> {
     fn commit(&mut self, _: Instant) -> Result<Report, KernelBroken> {
         let mut report = Report::default();
         // One family that fails must not keep the other from being served.
-        let failed: Vec<_> = FAMILIES
-            .into_iter()
-            .filter_map(|family| self.write(family, &mut report).err())
-            .collect();
-        self.end_flows();
-        match failed.first() {
+        let mut failed = None;
+        for family in FAMILIES {
+            match self.write(family, &mut report) {
+                Ok(()) => self.end_flows(family),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
             None => Ok(report),
-            Some(error) => Err(broken("write the rules")(error.clone())),
+            Some(error) => Err(broken("write the rules")(error)),
         }
     }
 
