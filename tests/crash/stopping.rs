@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use anyhow::{Error, Result, ensure};
-use dataplane::iptables::{self, Installed, IptablesPlane, Jump, Programs};
+use dataplane::iptables::{self, Installed, IptablesPlane, Programs};
 use dataplane::kernel::{KernelBroken, OpError, PresentServer};
 use dataplane::live::LiveKernel;
 use dataplane::plane::Plane;
@@ -104,29 +104,16 @@ pub(crate) struct StoppingPrograms {
     budget: Budget,
 }
 
-impl StoppingPrograms {
-    fn count(&self) -> Result<(), String> {
-        if self.budget.take() {
-            Ok(())
-        } else {
-            Err("the process ended".to_owned())
-        }
-    }
-}
-
 impl Programs for StoppingPrograms {
     fn save(&mut self, family: Family) -> Result<String, String> {
         self.inner.save(family)
     }
 
     fn restore(&mut self, family: Family, text: &str) -> Result<(), String> {
-        self.count()?;
+        if !self.budget.take() {
+            return Err("the process ended".to_owned());
+        }
         self.inner.restore(family, text)
-    }
-
-    fn ensure_jump(&mut self, family: Family, jump: &Jump) -> Result<(), String> {
-        self.count()?;
-        self.inner.ensure_jump(family, jump)
     }
 }
 

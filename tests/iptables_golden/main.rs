@@ -70,19 +70,7 @@ fn ours(world: &World) -> [Saved; 2] {
     let netns = node(world);
     for (command, input) in [("iptables", &text[..at]), ("ip6tables", &text[at..])] {
         netns
-            .run(|| {
-                tool::feed(&[&format!("{command}-restore"), "--noflush"], input)?;
-                for jump in dataplane::iptables::jumps() {
-                    let table = jump.table.to_string();
-                    // Most are there since the restore.
-                    let _ = tool::run(&[command, "-t", &table, "-N", &jump.to.to_string()]);
-                    let words = jump.words();
-                    let mut all = vec![command, "-t", &table, "-I"];
-                    all.extend(words.iter().map(String::as_str));
-                    tool::run(&all)?;
-                }
-                Ok(())
-            })
+            .run(|| tool::feed(&[&format!("{command}-restore"), "--noflush"], input))
             .unwrap();
     }
     save(&netns)

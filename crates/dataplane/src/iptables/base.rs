@@ -23,42 +23,35 @@ pub(crate) const FIREWALL: ChainName = ChainName::Base("KUBE-FIREWALL");
 
 /// A rule in a chain of the kernel's own that leads to one of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Jump {
-    /// The table.
-    pub table: Table,
+pub(crate) struct Jump {
+    pub(crate) table: Table,
     /// The kernel's chain.
-    pub from: &'static str,
+    pub(crate) from: &'static str,
     /// Ours.
-    pub to: ChainName,
+    pub(crate) to: ChainName,
     /// Comment, if any.
     comment: &'static str,
     /// For new connections only (T29).
     new: bool,
 }
 
-impl Jump {
-    /// The words after `iptables -t TABLE -C|-I|-D`: the chain, matches, target.
-    pub fn words(&self) -> Vec<String> {
-        let state = ["-m", "conntrack", "--ctstate", "NEW"];
-        let comment = ["-m", "comment", "--comment", self.comment];
-        let mut words = vec![self.from.to_owned()];
-        words.extend(state.iter().filter(|_| self.new).map(|word| (*word).to_owned()));
-        let comment = comment.iter().filter(|_| !self.comment.is_empty());
-        words.extend(comment.map(|word| (*word).to_owned()));
-        words.extend(["-j".to_owned(), self.to.to_string()]);
-        words
-    }
-}
-
+/// As a line of a restore text.
 impl fmt::Display for Jump {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} -> {} in table {}", self.from, self.to, self.table)
+        write!(f, "-I {}", self.from)?;
+        if self.new {
+            f.write_str(" -m conntrack --ctstate NEW")?;
+        }
+        if !self.comment.is_empty() {
+            write!(f, " -m comment --comment \"{}\"", self.comment)?;
+        }
+        write!(f, " -j {}", self.to)
     }
 }
 
-/// The jumps, to be made sure of at every full sync in this order: where one is not there, it is inserted **before** all
-/// that is in the kernel's chain (upstream's order, so the last of a chain ends up first).
-pub fn jumps() -> Vec<Jump> {
+/// The jumps in the order in which they are written: where one is not there, it is inserted **before** all that is in the
+/// kernel's chain (upstream's order, so the last of a chain ends up first).
+pub(crate) fn jumps() -> Vec<Jump> {
     const EXTERNAL: &str = "kubernetes externally-visible service portals";
     const PORTALS: &str = "kubernetes service portals";
     const BALANCER: &str = "kubernetes load balancer firewall";

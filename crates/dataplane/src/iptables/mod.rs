@@ -10,7 +10,7 @@
 //!
 //! All of this executes nothing and reads nothing. [`programs`] does, and [`plane`] puts both together.
 
-pub mod base;
+mod base;
 pub mod chain;
 pub mod compile;
 pub mod name;
@@ -22,7 +22,6 @@ mod saved;
 mod staged;
 pub mod tables;
 
-pub use base::{Jump, jumps};
 pub use chain::Table;
 pub use plane::{IptablesPlane, Saved};
 pub use programs::{Installed, Programs};

@@ -8,14 +8,13 @@ use conntrack::{Conntrack, Filter, Flow, Passes};
 use ipvs::Gone;
 use service_model::{Family, Frontend, LocalTraffic, NodePortPlaces, ObjectName, Program, Protocol};
 
-use super::base::jumps;
 use super::chain::Table;
 use super::programs::Programs;
-use super::restore::{Restored, RuleCounts, Scope};
+use super::restore::{Restored, RuleCounts};
 use super::tables::{Settings, Tables};
 use crate::adoption::Drift;
 use crate::commit::Report;
-use crate::kernel::KernelBroken;
+use crate::kernel::{KernelBroken, chain};
 use crate::plan::Phase;
 use crate::plane::Plane;
 use crate::survey::Survey;
@@ -84,16 +83,6 @@ impl<P: Programs> IptablesPlane<P> {
             self.tables.forget(family);
             return Err(error);
         }
-        if restore.scope == Scope::Full {
-            for jump in jumps() {
-                // The kubelet's chain is not ours to lead to where we did not write it.
-                let there = restore.text.contains(&format!(":{} ", jump.to));
-                if there && let Err(error) = self.programs.ensure_jump(family, &jump) {
-                    self.tables.forget(family);
-                    return Err(error);
-                }
-            }
-        }
         self.tables.written(&restore);
         report.done.push((
             Phase::Policies,
@@ -125,7 +114,7 @@ impl<P: Programs> IptablesPlane<P> {
             keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
         };
         if let Err(error) = conntrack.delete_where(&Filter::udp(tracked), stale) {
-            tracing::warn!(%error, "flows of UDP could not be ended");
+            tracing::warn!(error = chain(&error), "flows of UDP could not be ended");
         }
     }
 }

@@ -7,7 +7,6 @@ use std::thread;
 
 use service_model::Family;
 
-use super::base::Jump;
 use super::tables::{Settings, Tables};
 use crate::probe;
 
@@ -40,12 +39,6 @@ pub trait Programs {
     /// # Errors
     /// In words; nothing of a table is written then.
     fn restore(&mut self, family: Family, text: &str) -> Result<(), String>;
-
-    /// Puts a jump before all that is in the kernel's chain, where it is not there.
-    ///
-    /// # Errors
-    /// In words.
-    fn ensure_jump(&mut self, family: Family, jump: &Jump) -> Result<(), String>;
 }
 
 /// The node's own programs.
@@ -144,25 +137,6 @@ impl Programs for Installed {
     fn restore(&mut self, family: Family, text: &str) -> Result<(), String> {
         let words = ["-w", LOCK, "--noflush", "--counters"];
         succeeded(&name(self.variant, family, "-restore"), &words, text).map(drop)
-    }
-
-    fn ensure_jump(&mut self, family: Family, jump: &Jump) -> Result<(), String> {
-        let program = name(self.variant, family, "");
-        let table = jump.table.to_string();
-        let with = |verb: &str| -> Vec<String> {
-            let words = ["-w", LOCK, "-t", &table, verb];
-            words
-                .iter()
-                .map(|word| (*word).to_owned())
-                .chain(jump.words())
-                .collect()
-        };
-        let run = |words: &[String]| {
-            let words: Vec<_> = words.iter().map(String::as_str).collect();
-            succeeded(&program, &words, "").map(drop)
-        };
-        // Status 1 = it is not there; of other errors the insertion tells.
-        run(&with("-C")).or_else(|_| run(&with("-I")))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use service_model::Family;
 
+use super::base::Jump;
 use super::chain::{ServiceRules, Table};
 use super::name::ChainName;
 use super::rule::{Comments, Rule};
@@ -12,7 +13,7 @@ use super::rule::{Comments, Rule};
 /// How much of a family's tables a restore text writes. What it does not write stays as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Every chain of ours. The jumps ([`super::jumps`]) are to be made sure of before.
+    /// Every chain of ours.
     Full,
     /// The chains whose rules changed.
     Partial,
@@ -124,6 +125,10 @@ impl Writer {
         }
     }
 
+    pub(super) fn jump(&mut self, jump: &Jump) {
+        let _ = writeln!(self.section(jump.table).rules, "{jump}");
+    }
+
     /// Nothing leads to it any more, since all that did are declared.
     pub(super) fn delete(&mut self, name: &str) {
         self.declare(Table::Nat, &name);
@@ -134,7 +139,8 @@ impl Writer {
         let mut text = String::new();
         let sections = [(Table::Filter, &self.filter), (Table::Nat, &self.nat)];
         // A table that is named is read and written by iptables-legacy as a whole.
-        for (table, section) in sections.iter().filter(|(_, section)| !section.chains.is_empty()) {
+        let is_empty = |section: &Section| section.chains.is_empty() && section.rules.is_empty();
+        for (table, section) in sections.iter().filter(|(_, section)| !is_empty(section)) {
             let _ = write!(text, "*{table}\n{}{}COMMIT\n", section.chains, section.rules);
         }
         text

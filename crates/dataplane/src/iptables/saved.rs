@@ -54,7 +54,7 @@ fn word(text: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::iptables::jumps;
+    use crate::iptables::base::jumps;
 
     #[test]
     fn rules_are_counted_and_jumps_known() {
@@ -67,6 +67,7 @@ mod tests {
         assert_eq!(counts, [("KUBE-SERVICES", 2), ("OUTPUT", 1)]);
         let there: Vec<_> = jumps().into_iter().filter(|jump| saved.has_jump(jump)).collect();
         let there: Vec<_> = there.iter().map(ToString::to_string).collect();
-        assert_eq!(there, ["OUTPUT -> KUBE-SERVICES in table nat"]);
+        let expect = "-I OUTPUT -m comment --comment \"kubernetes service portals\" -j KUBE-SERVICES";
+        assert_eq!(there, [expect]);
     }
 }

@@ -77,6 +77,8 @@ struct FamilyState {
     /// All is to be written.
     full: bool,
     staged: Staged,
+    /// Jumps that are not there, as far as anything is known.
+    lost: Vec<Jump>,
     /// How the chains that stand were written.
     comments: Comments,
     /// The sum of all services.
@@ -169,12 +171,11 @@ impl Tables {
                 differ += 1;
             }
         }
-        // Jumps come with all that they lead to.
         let led_to = |jump: &Jump| shared.contains_key(&(jump.table, jump.to));
-        let lost = jumps().into_iter().filter(|jump| led_to(jump) && !saved.has_jump(jump));
-        let lost = lost.count();
-        differ += lost;
-        state.full |= lost > 0;
+        let mut lost = jumps();
+        lost.retain(|jump| led_to(jump) && !saved.has_jump(jump));
+        differ += lost.iter().filter(|jump| !state.lost.contains(jump)).count();
+        state.lost = lost;
         let present = saved.chains.keys().filter(|(table, _)| *table == Table::Nat);
         let stale = present.filter(|(_, name)| is_of_a_service(name) && !wanted.contains(*name));
         let before = state.staged.gone.len();
@@ -188,7 +189,7 @@ impl Tables {
     /// Nothing is to be written in a family: [`Tables::plan`] gives none.
     pub fn is_written(&self, family: Family) -> bool {
         let state = self.family(family);
-        !state.needs_all() && state.staged.is_empty()
+        !state.needs_all() && state.staged.is_empty() && state.lost.is_empty()
     }
 
     /// What is to be written in a family. `None` = all is there.
@@ -222,6 +223,8 @@ impl Tables {
             let rules = base.rules(table);
             writer.rules(table, rules.iter().filter(|rule| writes(table, rule.chain)));
         }
+        let led_to = |jump: &&Jump| base.chains(jump.table).contains(&jump.to);
+        state.lost.iter().filter(led_to).for_each(|jump| writer.jump(jump));
         state.staged.gone.iter().for_each(|name| writer.delete(name));
         Some(Restore {
             family,
@@ -238,6 +241,7 @@ impl Tables {
         let state = self.family_mut(restore.family);
         state.full = false;
         state.staged = Staged::default();
+        state.lost.clear();
         state.comments = restore.comments;
     }
 
@@ -302,6 +306,7 @@ impl FamilyState {
             places: NodePortPlaces::EveryLocal { loopback: false },
             full: true,
             staged: Staged::default(),
+            lost: jumps(),
             comments: Comments::Full,
             total: Size::default(),
         }
