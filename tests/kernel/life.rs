@@ -10,6 +10,7 @@ use testbed::netns::Netns;
 use testbed::world::{World, answer_rest, ask_tcp, open};
 
 use crate::daemon::{eventually, examples, start};
+use crate::mode::Mode;
 use crate::seen;
 
 mod drift;
@@ -51,6 +52,11 @@ fn connections(from: &Netns, to: SocketAddr, endpoints: usize) -> Vec<(TcpStream
     let names: BTreeSet<_> = all.iter().map(|(_, name)| name).collect();
     assert_eq!(names.len(), endpoints, "round robin reaches each");
     all
+}
+
+/// Where old values of sysctls are kept; one for all would be changed by tests in other namespaces.
+fn run_dir(manifests: &tempfile::TempDir) -> String {
+    format!("--run-dir={}", manifests.path().join("run").display())
 }
 
 /// The weight of a real server by `ipvsadm`; `None` = it is not there.
@@ -119,19 +125,49 @@ fn drain_deadline_enforced() {
 /// k/k#117205 (L6), with traffic.
 #[test]
 fn endpoint_flap_keeps_connections() {
-    let world = World::new().unwrap();
-    let manifests = examples();
-    let _daemon = start(&world.node, manifests.path(), &[]);
-    let before = connections(&world.client, web(), 3);
-    set_first_endpoint(manifests.path(), false);
-    eventually(&Some("0".to_owned()), || weight(&world.node, WEB, GOING));
-    set_first_endpoint(manifests.path(), true);
-    eventually(&Some("1".to_owned()), || weight(&world.node, WEB, GOING));
-    assert!(deadlines(&world.node).is_empty());
-    for (stream, name) in before {
-        answer_rest(stream).unwrap_or_else(|error| panic!("connection to {name}: {error:#}"));
+    for mode in Mode::ALL {
+        let world = mode.world();
+        let manifests = examples();
+        let _daemon = start(&world.node, manifests.path(), &[mode.flag(), &run_dir(&manifests)]);
+        // The iptables mode throws dice: enough for each endpoint to have some.
+        let before: Vec<_> = (0..30).map(|_| connect(&world.client, web())).collect();
+        assert!(before.iter().any(|(_, name)| name == "pod-a1"), "{before:?}");
+        set_first_endpoint(manifests.path(), false);
+        eventually(&false, || mode.leads(&world.node, WEB, GOING));
+        set_first_endpoint(manifests.path(), true);
+        eventually(&true, || mode.leads(&world.node, WEB, GOING));
+        if mode == Mode::Ipvs {
+            assert!(deadlines(&world.node).is_empty());
+        }
+        for (stream, name) in before {
+            answer_rest(stream).unwrap_or_else(|error| panic!("{mode:?}: connection to {name}: {error:#}"));
+        }
     }
-    connections(&world.client, web(), 3);
+}
+
+#[test]
+fn a_restart_changes_nothing_and_cuts_no_connection() {
+    for mode in Mode::ALL {
+        let world = mode.world();
+        let manifests = examples();
+        let run_dir = run_dir(&manifests);
+        let first = start(&world.node, manifests.path(), &[mode.flag(), &run_dir]);
+        let open = open(&world.client, web()).unwrap();
+        let before = mode.picture(&world.node);
+        drop(first);
+        let _second = start(&world.node, manifests.path(), &[mode.flag(), &run_dir]);
+        assert_eq!(mode.picture(&world.node), before, "{mode:?}");
+        answer_rest(open).unwrap();
+        // What went meanwhile, and what goes later, takes its objects along.
+        for (file, of_service) in [("20-web.yaml", "10.96.1.1"), ("30-cart.yaml", "10.96.1.2")] {
+            fs::remove_file(manifests.path().join(file)).unwrap();
+            eventually(&false, || {
+                let lines = mode.picture(&world.node);
+                let at = [format!("{of_service}:"), format!("{of_service}/")];
+                lines.iter().any(|line| at.iter().any(|at| line.contains(at)))
+            });
+        }
+    }
 }
 
 /// When the last connection has ended it goes long before its deadline.

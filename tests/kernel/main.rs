@@ -20,6 +20,7 @@ mod leftovers;
 mod life;
 mod load;
 mod metrics;
+mod mode;
 mod nftables;
 mod other_nodes;
 mod policy;

@@ -125,7 +125,7 @@ fn ensure_in(root: &Path, wanted: &[Sysctl], kept: Option<&OldValues>) -> Ensure
 
 fn restorable_in(root: &Path, kept: &OldValues) -> Result<Vec<Restorable>, Error> {
     let old = kept.read()?;
-    let ours = required(true).into_iter();
+    let ours = required(true).into_iter().chain([ROUTE_LOCALNET]);
     Ok(ours
         .filter_map(|Sysctl { name, value }| {
             let old = old.get(name).filter(|old| **old != value)?;
@@ -213,8 +213,11 @@ mod tests {
             "net/ipv4/vs/conntrack",
             "net/ipv4/conf/all/arp_ignore",
         );
-        let (root, kept) = folder("restore", &[(forward, "0\n"), (conntrack, "0\n"), (ignore, "2\n")]);
-        let wanted = [(forward, "1"), (conntrack, "1"), (ignore, "1")].map(one);
+        let localnet = ROUTE_LOCALNET.name;
+        let found = [(forward, "0\n"), (conntrack, "0\n"), (ignore, "2\n"), (localnet, "0\n")];
+        let (root, kept) = folder("restore", &found);
+        let wanted = [(forward, "1"), (conntrack, "1"), (ignore, "1"), (localnet, "1")];
+        let wanted = wanted.map(one);
         assert!(ensure_in(&root, &wanted, Some(&kept)).kept.is_ok());
         // Somebody has another value meanwhile, and a second start sets it again: the first one is what it was.
         fs::write(root.join(ignore), "8").unwrap();
@@ -223,7 +226,7 @@ mod tests {
         fs::write(root.join(conntrack), "2").unwrap();
         let restorable = restorable_in(&root, &kept).unwrap();
         let names: Vec<_> = restorable.iter().map(|r| (r.name, r.old.as_str())).collect();
-        assert_eq!(names, [(forward, "0"), (ignore, "2")]);
+        assert_eq!(names, [(forward, "0"), (ignore, "2"), (localnet, "0")]);
         for sysctl in &restorable {
             restore_in(&root, sysctl).unwrap();
         }

@@ -43,32 +43,60 @@ fn routes_and_addresses_that_others_delete_come_back_at_once() {
     assert!(!daemon.said()[from..].iter().any(|line| line.contains("somebody else")));
 }
 
-/// Virtual and real servers by the audit.
+/// By the audit.
 #[test]
-fn servers_that_others_change_are_repaired_by_the_audit() {
-    let world = World::new().unwrap();
-    let manifests = examples();
-    let node = &world.node;
-    let mut daemon = start(node, manifests.path(), &["--ipvs-sync-period=1s"]);
-    let whole = seen::ipvsadm(node);
-    let harm = [
-        "ipvsadm -D -t 10.96.1.1:80",
-        "ipvsadm -d -t 10.96.1.1:80 -r 10.244.1.11:8080",
-        "ipvsadm -e -t 10.96.1.1:80 -r 10.244.1.11:8080 -m -w 7",
-        "ipvsadm -e -t 10.96.1.1:80 -r 10.244.1.11:8080 -m -w 0",
-        "ipvsadm -a -t 10.96.1.1:80 -r 10.244.9.9:8080 -m",
-        "ipvsadm -E -t 10.96.1.1:80 -s lc",
-        "ipvsadm -E -t 10.96.1.1:80 -s rr -p 60",
-        "ipvsadm -A -t 10.96.1.1:81 -s rr",
-        "ipvsadm -C",
-    ];
-    for line in harm {
-        let from = daemon.said().len();
-        node.sh(line).unwrap();
-        daemon.wait_for(from, "not as kube-ipvs programmed it").unwrap();
-        eventually(&whole, || seen::ipvsadm(node));
-        assert!(ask_tcp(&world.client, web()).is_ok(), "{line}");
+fn what_others_change_is_repaired() {
+    for mode in Mode::ALL {
+        let world = mode.world();
+        let manifests = examples();
+        let node = &world.node;
+        let run_dir = run_dir(&manifests);
+        let mut daemon = start(
+            node,
+            manifests.path(),
+            &[mode.flag(), "--ipvs-sync-period=1s", &run_dir],
+        );
+        let whole = mode.picture(node);
+        assert!(whole.len() > 20, "{whole:#?}");
+        for line in harm(mode) {
+            let from = daemon.said().len();
+            node.sh(&line).unwrap();
+            daemon.wait_for(from, "not as kube-ipvs programmed it").unwrap();
+            eventually(&whole, || mode.picture(node));
+            assert!(ask_tcp(&world.client, web()).is_ok(), "{line}");
+        }
     }
+}
+
+fn harm(mode: Mode) -> Vec<String> {
+    let Some(suffix) = mode.suffix() else {
+        return [
+            "-D -t 10.96.1.1:80",
+            "-d -t 10.96.1.1:80 -r 10.244.1.11:8080",
+            "-e -t 10.96.1.1:80 -r 10.244.1.11:8080 -m -w 7",
+            "-e -t 10.96.1.1:80 -r 10.244.1.11:8080 -m -w 0",
+            "-a -t 10.96.1.1:80 -r 10.244.9.9:8080 -m",
+            "-E -t 10.96.1.1:80 -s lc",
+            "-E -t 10.96.1.1:80 -s rr -p 60",
+            "-A -t 10.96.1.1:81 -s rr",
+            "-C",
+        ]
+        .map(|words| format!("ipvsadm {words}"))
+        .into();
+    };
+    let rules = [
+        "iptables -t nat -F KUBE-SERVICES",
+        "iptables -t nat -D PREROUTING 1",
+        "iptables -F INPUT",
+        "iptables -F",
+        "ip6tables -t nat -F",
+        "iptables -t nat -I KUBE-SERVICES -d 192.0.2.99 -j RETURN",
+        "iptables -t nat -N KUBE-SVC-AAAAAAAAAAAAAAAA",
+    ];
+    let of_mode = |line: &str| line.replacen("tables ", &format!("tables{suffix} "), 1);
+    let mut all: Vec<_> = rules.map(of_mode).into();
+    all.extend((mode == Mode::Nft).then(|| "nft flush ruleset".to_owned()));
+    all
 }
 
 /// k/k#55857, kube-proxy#6: at other addresses, beside ours, through start, churn and audits.

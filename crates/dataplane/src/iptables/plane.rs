@@ -11,7 +11,7 @@ use service_model::{Family, Frontend, LocalTraffic, NodePortPlaces, ObjectName, 
 use super::chain::Table;
 use super::programs::Programs;
 use super::restore::{Restored, RuleCounts};
-use super::tables::{Settings, Tables};
+use super::tables::{Found, Settings, Tables};
 use crate::adoption::Drift;
 use crate::commit::Report;
 use crate::kernel::{KernelBroken, chain};
@@ -60,7 +60,7 @@ impl<P: Programs> IptablesPlane<P> {
     fn take_in(&mut self, family: Family, saved: &str) -> Drift {
         let found = self.tables.found(family, saved);
         Drift {
-            tables: usize::from(found.differ > 0),
+            tables: usize::from(found != Found::default()),
             ..Drift::default()
         }
     }
