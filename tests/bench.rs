@@ -1,7 +1,7 @@
 //! Measures, on a real kernel: the kernel part of a cold start beside its floor, a cold start from a real API server,
 //! and the way of an endpoint's change from the API server to the kernel. Prints; decides nothing.
 //!
-//! `cargo xtask bench` runs it. Arguments: number of services, number of changes.
+//! `cargo xtask bench` runs it. Arguments: number of services, number of changes; and `iptables` for that mode alone.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,6 +10,8 @@
     reason = "a program for a person"
 )]
 
+#[path = "bench/iptables.rs"]
+mod iptables;
 #[path = "kernel/load.rs"]
 mod load;
 
@@ -36,6 +38,9 @@ fn main() {
     let services: u32 = arguments.next().unwrap_or(10_000);
     let changes: usize = arguments.next().unwrap_or(200).try_into().unwrap();
     println!("{services} services × {ENDPOINTS} endpoints");
+    if std::env::args().any(|word| word == "iptables") {
+        return iptables::measure(services);
+    }
     for round in 1..=3 {
         kernel_part(services, round);
     }

@@ -19,7 +19,7 @@ pub(crate) struct Difference {
     pub(crate) apply: fn(&mut Saved, &World) -> usize,
 }
 
-pub(crate) const DIFFERENCES: [Difference; 10] = [
+pub(crate) const DIFFERENCES: [Difference; 11] = [
     Difference {
         decision: "T5",
         what: "TCP is refused by a reset: the rate of ICMP errors is limited",
@@ -54,6 +54,11 @@ pub(crate) const DIFFERENCES: [Difference; 10] = [
         decision: "T16, T17",
         what: "NodePorts are refused at the places where they answer alone",
         apply: refused_places,
+    },
+    Difference {
+        decision: "T17",
+        what: "the kubelet's chain is led to where it has a rule of ours, and nowhere else",
+        apply: unused_chain_of_the_kubelet,
     },
     Difference {
         decision: "T19",
@@ -91,6 +96,20 @@ fn output_jump(saved: &mut Saved, _: &World) -> usize {
                 -j KUBE-EXTERNAL-SERVICES";
     // The first to be inserted is the last of the chain.
     saved.chain("filter", "OUTPUT").push(jump.to_owned());
+    1
+}
+
+fn unused_chain_of_the_kubelet(saved: &mut Saved, _: &World) -> usize {
+    const CHAIN: &str = "KUBE-FIREWALL";
+    if !saved.chain("filter", CHAIN).is_empty() {
+        return 0;
+    }
+    saved.chains.remove(&("filter".to_owned(), CHAIN.to_owned()));
+    for from in ["INPUT", "OUTPUT"] {
+        saved
+            .chain("filter", from)
+            .retain(|rule| rule != &format!("-j {CHAIN}"));
+    }
     1
 }
 

@@ -10,9 +10,30 @@ use testbed::{control_plane, tool};
 
 use crate::cargo::{cache, executable, root};
 
-pub(crate) fn run(services: u32, changes: u32, with_control_plane: bool, kernel: Option<Name>) -> Result<ExitCode> {
+/// What is measured.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Services, each with five endpoints.
+    #[arg(long, default_value_t = 10_000)]
+    services: u32,
+    /// Endpoint changes.
+    #[arg(long, default_value_t = 200)]
+    changes: u32,
+    /// Without a real API server: the kernel part alone.
+    #[arg(long)]
+    no_control_plane: bool,
+    /// The iptables mode's writing alone, with both implementations.
+    #[arg(long)]
+    iptables: bool,
+}
+
+pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
     tool::install(crate::GUEST_PACKAGES)?;
-    let provider = Provider::for_tests(kernel, &cache())?;
+    let provider = if args.iptables {
+        Provider::for_fallback(kernel, &cache())?
+    } else {
+        Provider::for_tests(kernel, &cache())?
+    };
     let binary = executable(&["build", "--locked", "--release", "-p", "agent", "--bin", "kube-ipvs"])?;
     let bench = executable(&[
         "test",
@@ -25,15 +46,16 @@ pub(crate) fn run(services: u32, changes: u32, with_control_plane: bool, kernel:
         "bench",
     ])?;
     println!("kernel: {provider}");
-    let command = vec![
+    let mut command = vec![
         bench.to_string_lossy().into_owned(),
-        services.to_string(),
-        changes.to_string(),
+        args.services.to_string(),
+        args.changes.to_string(),
     ];
+    command.extend(args.iptables.then(|| "iptables".to_owned()));
     let mut job = Job::new(command, root());
     job.environment
         .push((BINARY.to_owned(), binary.to_string_lossy().into_owned()));
-    if with_control_plane {
+    if !args.no_control_plane && !args.iptables {
         let program = control_plane::build(&root())?;
         job.environment.push((
             control_plane::PROGRAM.to_owned(),

@@ -68,15 +68,8 @@ enum Task {
     Ci,
     /// Measure on a kernel with IPVS: cold start, memory, the way of a change. Decides nothing.
     Bench {
-        /// Services, each with five endpoints.
-        #[arg(long, default_value_t = 10_000)]
-        services: u32,
-        /// Endpoint changes.
-        #[arg(long, default_value_t = 200)]
-        changes: u32,
-        /// Without a real API server: the kernel part alone.
-        #[arg(long)]
-        no_control_plane: bool,
+        #[command(flatten)]
+        args: bench::Args,
         #[command(flatten)]
         kernel: KernelArgs,
     },
@@ -129,12 +122,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Matrix { args, kernel } => matrix::run(&args, kernel.kernel),
         Task::Crash { args, kernel } => crash::run(&args, kernel.kernel),
         Task::Ci => ci::run(),
-        Task::Bench {
-            services,
-            changes,
-            no_control_plane,
-            kernel,
-        } => bench::run(services, changes, !no_control_plane, kernel.kernel),
+        Task::Bench { args, kernel } => bench::run(&args, kernel.kernel),
         Task::Kernel => {
             let kernel = testbed::kernel::build_uml(&cargo::cache())?;
             println!("built {}", kernel.display());
