@@ -63,7 +63,7 @@ fn what_others_change_is_repaired() {
             node.sh(&line).unwrap();
             daemon.wait_for(from, "not as kube-ipvs programmed it").unwrap();
             eventually(&whole, || mode.picture(node));
-            assert!(ask_tcp(&world.client, web()).is_ok(), "{line}");
+            ask_tcp(&world.client, web()).unwrap_or_else(|error| panic!("{line}: {error:#}"));
         }
     }
 }
