@@ -107,7 +107,7 @@ impl Nftables {
     }
 
     /// Chain and fingerprint ([`fingerprint`](crate::message::fingerprint)) of each rule of a table, in order within
-    /// each chain; empty where there is no such table.
+    /// each chain; empty where there is no such table, or where the kernel has no nf_tables.
     ///
     /// # Errors
     /// Where the transport broke.
@@ -118,13 +118,15 @@ impl Nftables {
             put_header(buffer, table.family.number(), 0);
             put_str(buffer, NFTA_RULE_TABLE, &table.name);
         };
-        self.socket
-            .dump(kind, ask, |_, payload| found.extend(decode_rule(payload)))
-            .map_err(transport("list the rules of a table"))?;
+        let listed = self
+            .socket
+            .dump(kind, ask, |_, payload| found.extend(decode_rule(payload)));
+        none_without_nf_tables(listed.map_err(transport("list the rules of a table")))?;
         Ok(found)
     }
 
-    /// The base chains of all tables of the families `ip`, `ip6` and `inet`, whoever made them.
+    /// The base chains of all tables of the families `ip`, `ip6` and `inet`, whoever made them; none where the kernel
+    /// has no nf_tables.
     ///
     /// # Errors
     /// Where the transport broke.
@@ -132,9 +134,10 @@ impl Nftables {
         let mut found = Vec::new();
         let kind = NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_GETCHAIN;
         let ask = |buffer: &mut Vec<u8>| put_header(buffer, NFPROTO_UNSPEC, 0);
-        self.socket
-            .dump(kind, ask, |_, payload| found.extend(decode_base_chain(payload)))
-            .map_err(transport("list the chains"))?;
+        let listed = self
+            .socket
+            .dump(kind, ask, |_, payload| found.extend(decode_base_chain(payload)));
+        none_without_nf_tables(listed.map_err(transport("list the chains")))?;
         Ok(found)
     }
 
@@ -148,13 +151,9 @@ impl Nftables {
         let ask = |buffer: &mut Vec<u8>| put_header(buffer, NFPROTO_UNSPEC, 0);
         let listed = self
             .socket
-            .dump(kind, ask, |_, payload| found.extend(decode_table(payload)))
-            .map_err(transport("list the tables"));
-        match listed {
-            // nfnetlink knows no such subsystem (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
-            Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(Vec::new()),
-            listed => listed.map(|()| found),
-        }
+            .dump(kind, ask, |_, payload| found.extend(decode_table(payload)));
+        none_without_nf_tables(listed.map_err(transport("list the tables")))?;
+        Ok(found)
     }
 
     /// A table has a chain of this name, base chain or not.
@@ -183,5 +182,14 @@ impl Nftables {
     /// What went over the socket so far.
     pub fn counters(&self) -> Counters {
         self.socket.counters()
+    }
+}
+
+/// A list of what a kernel without nf_tables cannot have.
+fn none_without_nf_tables(listed: Result<(), Error>) -> Result<(), Error> {
+    match listed {
+        // nfnetlink knows no such subsystem (net/netfilter/nfnetlink.c, `nfnetlink_rcv_msg`).
+        Err(error) if matches!(error.errno(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => Ok(()),
+        listed => listed,
     }
 }
