@@ -20,8 +20,8 @@ use testbed::tool;
 use testbed::world::{NODE, World, ask_tcp};
 
 const API: &str = "192.0.2.20:8001";
-/// Emulated kernels are slow.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Emulated kernels are slow; only a hang takes so long.
+const PATIENCE: Duration = Duration::from_secs(180);
 const PLACES: [&str; 3] = ["10.96.1.1:80", "[fd00:10:96::101]:80", "192.0.2.10:30080"];
 
 /// A node, and an API server with the objects of `deploy/examples`.

@@ -16,7 +16,8 @@ use crate::stopping::{self, Budget, Process};
 use crate::witness::{Findings, Moment, Promise, Talks, ask, learn};
 use crate::{Options, Verdict};
 
-/// Of the short form: every so many messages. Prime, so that it does not follow the kinds of objects.
+/// Of the short form: every so many messages, where there are more. Prime, so that it does not follow the kinds of
+/// objects.
 const STRIDE: usize = 11;
 /// Violations of one kill point that are told in words.
 const TOLD: usize = 6;
@@ -122,7 +123,7 @@ impl<'a, P: Plane> Stage<'a, P> {
         let (before, after, messages) = self.undisturbed(&mut findings)?;
         self.reset(&before)?;
         let load = Load::start(&self.clients());
-        let stride = if options.short { STRIDE } else { 1 };
+        let stride = if options.short && messages > STRIDE { STRIDE } else { 1 };
         let points: Vec<_> = (0..=messages).rev().step_by(stride).collect();
         for point in &points {
             let known = findings.wrong.len();
