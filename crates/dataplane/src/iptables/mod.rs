@@ -4,9 +4,10 @@
 //! `tests/iptables_golden.rs` compares them with the real one's, and its table names every difference with the decision
 //! that wants it.
 //!
-//! Reading order: [`name`] (chain names), [`rule`] and [`chain`] (values that print), [`base`] (what is there whatever
-//! the services: fixed rules, jumps), [`compile`] (a program → its rules and chains), [`tables`] (the ledger: wanted
-//! programs, what is not written yet, plans), [`restore`] (their text).
+//! Reading order: [`name`] (chain names), [`rule`] and [`chain`] (values that print), `base` (what is there whatever the
+//! services: fixed rules, jumps), [`compile`] (a program → its rules and chains), [`tables`] (the ledger: wanted programs,
+//! plans), `staged` (what of them is not written yet, by chain), `saved` (what `iptables-save` says), [`restore`] (the
+//! text of a plan).
 //!
 //! All of this executes nothing and reads nothing. [`programs`] does, and [`plane`] puts both together.
 
