@@ -62,7 +62,7 @@ impl Installed {
             },
         ];
         let mut found: Vec<_> = named.into_iter().filter(|programs| programs.are_there()).collect();
-        found.sort_by_key(|programs| Reverse(programs.use_by_others()));
+        found.sort_by_cached_key(|programs| Reverse(programs.use_by_others()));
         let plain = Self {
             variant: Variant::Plain,
         };
