@@ -114,7 +114,7 @@ impl<P: Programs> IptablesPlane<P> {
             keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
         };
         if let Err(error) = conntrack.delete_where(&Filter::udp(tracked), stale) {
-            tracing::warn!(error = chain(&error), "flows of UDP could not be ended");
+            tracing::warn!(error = chain(&error), "flows of UDP could not be ended by conntrack");
         }
     }
 }
