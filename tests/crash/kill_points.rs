@@ -78,7 +78,10 @@ fn run_on<P: Plane>(options: &Options, open: Open<P>) -> Result<Verdict> {
 fn prepare_ipvs() -> Result<()> {
     Vips::open()?.ensure_device()?;
     let old = tempfile::tempdir()?;
-    let ensured = sysctl::ensure(&sysctl::required(false), Some(&OldValues::at(old.path().join("sysctls"))));
+    let ensured = sysctl::ensure(
+        &sysctl::required(false),
+        Some(&OldValues::at(old.path().join("sysctls"))),
+    );
     ensured.changed.into_iter().try_for_each(|change| Ok(change.result?))
 }
 
