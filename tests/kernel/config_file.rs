@@ -15,7 +15,7 @@ use crate::daemon::examples;
 fn publish(volume: &Path, name: &str, scheduler: &str) {
     fs::create_dir(volume.join(name)).unwrap();
     let text = format!(
-        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\nipvs: {{scheduler: {scheduler}}}\n\
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\nipvs: {{scheduler: {scheduler}}}\nconntrack: {{maxPerCore: 0}}\n\
          ---\napiVersion: kube-ipvs.io/v1alpha1\nkind: KubeIpvsConfiguration\nvipAddresses: false\n"
     );
     fs::write(volume.join(name).join("config.conf"), text).unwrap();

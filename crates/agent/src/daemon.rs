@@ -60,7 +60,6 @@ pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
     }
     require_net_admin()?;
     let choice = Choice::make(requested, settings.model.scheduler, settings.fallback)?;
-    start::node(&settings.start)?;
     if settings.start.init_only {
         return start::init_only(&settings, choice.effective);
     }
@@ -112,6 +111,9 @@ fn serve<P: Plane + Send + 'static>(
         });
         if let Some(choice) = &choice {
             tell_start(choice, &settings, &sink);
+            if let Some(reason) = start::node(&settings.start)? {
+                sink.send(about_node(&settings, EventType::Warning, "readOnlySysFS", "StartKubeProxy", reason));
+            }
         }
         let (plane, listeners) = open(&settings)?;
         let addresses = tokio::spawn(follow_node_addresses(events));
@@ -299,16 +301,26 @@ fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Optio
     Ok((IptablesPlane::new(programs, rules), Some(listeners)))
 }
 
-/// Where an operator looks: events on the Node that it starts and, beside the warning in the log, that it fell back (L14).
-fn tell_start(choice: &Choice, settings: &Settings, sink: &EventSink) {
-    let event = |event_type, reason, action, note| ObjectEvent {
+fn about_node(
+    settings: &Settings,
+    event_type: EventType,
+    reason: &'static str,
+    action: &'static str,
+    note: String,
+) -> ObjectEvent {
+    ObjectEvent {
         kind: Kind::Node,
         object: ObjectName::cluster_scoped(&settings.model.node_name),
         event_type,
         reason,
         action,
         note,
-    };
+    }
+}
+
+/// Where an operator looks: events on the Node that it starts and, beside the warning in the log, that it fell back (L14).
+fn tell_start(choice: &Choice, settings: &Settings, sink: &EventSink) {
+    let event = |event_type, reason, action, note| about_node(settings, event_type, reason, action, note);
     sink.send(event(EventType::Normal, "Starting", "StartKubeProxy", String::new()));
     if let Some(reason) = &choice.reason {
         let (requested, effective) = (choice.requested, choice.effective);

@@ -66,6 +66,7 @@ pub(crate) fn iptables(settings: &Settings) {
 /// # Errors
 /// As those above.
 pub(crate) fn init_only(settings: &Settings, mode: Mode) -> Result<()> {
+    node(&settings.start)?;
     match mode {
         Mode::Ipvs => {
             ipvs(settings, &mut LiveKernel::open()?)?;

@@ -47,7 +47,8 @@ impl Daemon {
         let words: Vec<&str> = by
             .iter()
             .copied()
-            .chain([&*program])
+            // The size of the connection tracker's table is the machine's, and not to be set from a namespace.
+            .chain([&*program, "--conntrack-max-per-core=0"])
             .chain(arguments.iter().copied())
             .collect();
         let (first, rest) = words.split_first().context("no program")?;
