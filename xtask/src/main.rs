@@ -9,6 +9,7 @@ mod cargo;
 mod ci;
 mod crash;
 mod demo;
+mod image;
 mod matrix;
 mod test;
 
@@ -64,6 +65,8 @@ enum Task {
         #[command(flatten)]
         kernel: KernelArgs,
     },
+    /// Make container images, as OCI archives, without a container engine.
+    Image(image::Args),
     /// Format, lints, documentation.
     Ci,
     /// Measure on a kernel with IPVS: cold start, memory, the way of a change. Decides nothing.
@@ -121,6 +124,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { level, kernel, filter } => test::run(&level, kernel.kernel, filter.as_deref()),
         Task::Matrix { args, kernel } => matrix::run(&args, kernel.kernel),
         Task::Crash { args, kernel } => crash::run(&args, kernel.kernel),
+        Task::Image(args) => image::run(&args),
         Task::Ci => ci::run(),
         Task::Bench { args, kernel } => bench::run(&args, kernel.kernel),
         Task::Kernel => {
