@@ -2,7 +2,7 @@
 //! modules (`tests/control-plane`) and started in a namespace.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
+use crate::go;
 use crate::netns::Netns;
 use crate::tool;
 
@@ -22,69 +23,14 @@ pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";
 const TOKEN: &str = "testbed-admin";
 const READY: Duration = Duration::from_secs(240);
 const PROXY: u16 = 8001;
-/// Oldest Go that the modules build with.
-const GO: (u32, u32) = (1, 24);
 
-/// Builds the program into `target/control-plane` of the workspace: some five minutes the first time, then seconds.
+/// Builds the program, as [`go::build`] does.
 ///
 /// # Errors
-/// There is no Go that is new enough and none can be installed; or the build fails.
+/// As there.
 pub fn build(workspace: &Path) -> Result<PathBuf> {
     tool::install(&[("openssl", "openssl")])?;
-    if go_version().is_none() {
-        tool::install(&[
-            ("golang-go", "go"),
-            ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
-        ])?;
-    }
-    let version = go_version().context("go does not tell its version")?;
-    // Since 1.21 Go fetches the toolchain that a module asks for.
-    ensure!(
-        version >= (1, 21),
-        "Go {}.{} is here, {}.{} or newer is needed",
-        version.0,
-        version.1,
-        GO.0,
-        GO.1
-    );
-    let folder = workspace.join("target/control-plane");
-    fs::create_dir_all(&folder)?;
-    let program = folder.join("control-plane");
-    eprintln!("building the control plane with Go: about five minutes the first time, seconds after that");
-    let mut child = Command::new("go")
-        .current_dir(workspace.join("tests/control-plane"))
-        .env("CGO_ENABLED", "0")
-        .args(["build", "-v", "-trimpath", "-ldflags", "-s -w", "-o"])
-        .arg(&program)
-        .arg(".")
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start go")?;
-    // One line a package; what is no package is an error.
-    let mut packages = 0_u32;
-    for line in BufReader::new(child.stderr.take().context("no pipe")?)
-        .lines()
-        .map_while(Result::ok)
-    {
-        if line.contains(' ') {
-            eprintln!("{line}");
-        } else {
-            packages += 1;
-            if packages.is_multiple_of(200) {
-                eprintln!("  {packages} packages compiled");
-            }
-        }
-    }
-    let status = child.wait()?;
-    ensure!(status.success(), "go build: {status}");
-    Ok(program)
-}
-
-fn go_version() -> Option<(u32, u32)> {
-    let text = tool::sh("go env GOVERSION").ok()?;
-    let mut parts = text.trim().strip_prefix("go")?.split('.');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    go::build(workspace, "control-plane", ".")
 }
 
 /// The program that the environment names.
@@ -95,6 +41,41 @@ pub fn program() -> Result<PathBuf> {
     std::env::var_os(PROGRAM)
         .map(PathBuf::from)
         .with_context(|| format!("{PROGRAM} names no program; see CONTRIBUTING.md"))
+}
+
+/// Who may do what, and which controllers run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setup {
+    /// Pods are objects only: everybody may do everything, and of the controllers there is that of EndpointSlices.
+    Objects,
+    /// Nodes run pods: RBAC, service accounts with tokens, all controllers.
+    Nodes,
+}
+
+impl Setup {
+    fn api_server(self) -> &'static [&'static str] {
+        match self {
+            Self::Objects => &[
+                "--authorization-mode=AlwaysAllow",
+                "--disable-admission-plugins=ServiceAccount",
+            ],
+            Self::Nodes => &[
+                "--authorization-mode=RBAC",
+                "--allow-privileged=true",
+                "--kubelet-preferred-address-types=InternalIP",
+            ],
+        }
+    }
+
+    fn controllers(self, authority: &Path, key: &str) -> Vec<String> {
+        match self {
+            Self::Objects => vec!["--controllers=endpointslice-controller".to_owned()],
+            Self::Nodes => vec![
+                format!("--root-ca-file={}", authority.display()),
+                format!("--service-account-private-key-file={key}"),
+            ],
+        }
+    }
 }
 
 /// A running control plane. Its processes are killed when this is dropped.
@@ -113,6 +94,18 @@ impl ControlPlane {
     /// # Errors
     /// A process cannot be started or is not ready within four minutes: with the end of its log.
     pub fn start(program: &Path, netns: &Netns, address: &str, folder: &Path) -> Result<Self> {
+        Self::start_as(Setup::Objects, program, netns, address, folder)
+    }
+
+    /// The same with what nodes and their pods need, RBAC among it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_for_nodes(program: &Path, netns: &Netns, address: &str, folder: &Path) -> Result<Self> {
+        Self::start_as(Setup::Nodes, program, netns, address, folder)
+    }
+
+    fn start_as(setup: Setup, program: &Path, netns: &Netns, address: &str, folder: &Path) -> Result<Self> {
         let at = |name: &str| folder.join(name).to_string_lossy().into_owned();
         fs::write(folder.join("tokens"), format!("{TOKEN},admin,1,system:masters\n"))?;
         tool::run(&["openssl", "genrsa", "-out", &at("key"), "2048"])?;
@@ -138,26 +131,24 @@ impl ControlPlane {
                 "--initial-cluster=default=http://127.0.0.1:2380",
             ],
         )?;
-        plane.child(
-            folder,
-            &[
-                "kube-apiserver",
-                "--etcd-servers=http://127.0.0.1:2379",
-                "--secure-port=6443",
-                &format!("--advertise-address={address}"),
-                &format!("--bind-address={address}"),
-                &format!("--cert-dir={}", at("certificates")),
-                &format!("--token-auth-file={}", at("tokens")),
-                "--authorization-mode=AlwaysAllow",
-                "--disable-admission-plugins=ServiceAccount",
-                "--service-account-issuer=https://kubernetes.default.svc",
-                &format!("--service-account-key-file={}", at("key")),
-                &format!("--service-account-signing-key-file={}", at("key")),
-                &format!("--service-cluster-ip-range={SERVICE_RANGES}"),
-                "--max-requests-inflight=2000",
-                "--max-mutating-requests-inflight=1000",
-            ],
-        )?;
+        let key = at("key");
+        let mut api_server = vec![
+            "kube-apiserver".to_owned(),
+            "--etcd-servers=http://127.0.0.1:2379".to_owned(),
+            "--secure-port=6443".to_owned(),
+            format!("--advertise-address={address}"),
+            format!("--bind-address={address}"),
+            format!("--cert-dir={}", at("certificates")),
+            format!("--token-auth-file={}", at("tokens")),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-key-file={key}"),
+            format!("--service-account-signing-key-file={key}"),
+            format!("--service-cluster-ip-range={SERVICE_RANGES}"),
+            "--max-requests-inflight=2000".to_owned(),
+            "--max-mutating-requests-inflight=1000".to_owned(),
+        ];
+        api_server.extend(setup.api_server().iter().map(|flag| (*flag).to_owned()));
+        plane.child(folder, &api_server)?;
         let authority = folder.join("certificates/apiserver.crt");
         plane.wait("its certificate", folder, || authority.exists())?;
         fs::write(
@@ -187,23 +178,27 @@ impl ControlPlane {
         plane.wait("the API server", folder, || {
             matches!(request_in(&netns, "GET", "/readyz", None), Ok((200, _)))
         })?;
-        plane.child(
-            folder,
-            &[
-                "kube-controller-manager",
-                "--kubeconfig",
-                &kubeconfig,
-                "--controllers=endpointslice-controller",
+        let mut controllers = vec![
+            "kube-controller-manager".to_owned(),
+            "--kubeconfig".to_owned(),
+            kubeconfig,
+        ];
+        controllers.extend(setup.controllers(&authority, &key));
+        controllers.extend(
+            [
                 "--leader-elect=false",
                 "--concurrent-service-endpoint-syncs=10",
                 "--kube-api-qps=500",
                 "--kube-api-burst=1000",
-            ],
-        )?;
+            ]
+            .map(str::to_owned),
+        );
+        plane.child(folder, &controllers)?;
         Ok(plane)
     }
 
-    fn child(&mut self, folder: &Path, words: &[&str]) -> Result<()> {
+    fn child(&mut self, folder: &Path, words: &[impl AsRef<str>]) -> Result<()> {
+        let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
         let name = words.first().copied().unwrap_or_default();
         let log = fs::File::create(folder.join(format!("{name}.log")))?;
         let mut command = Command::new(&self.program);

@@ -1,0 +1,41 @@
+//! A cluster whose nodes run pods: by kind, or made here of upstream's programs in a kernel with IPVS. What a test does
+//! with it is the same, so it is one trait; the node itself is looked at by a pod of the host's network.
+//!
+//! Reading order: [`machine`] (what the test kernel lacks of a machine), [`runtime`] (containerd and the pods' network),
+//! [`in_kernel`] (all of it together), [`kind`].
+
+pub mod in_kernel;
+pub mod kind;
+pub(crate) mod machine;
+pub(crate) mod runtime;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+pub use in_kernel::InKernel;
+pub use kind::Kind;
+
+/// The range of pod addresses, in either.
+pub const POD_RANGE: &str = "10.244.0.0/16";
+
+/// A cluster without a Service proxy.
+pub trait Cluster {
+    /// Runs kubectl with every right, and returns what it prints.
+    ///
+    /// # Errors
+    /// It ends with another status than zero: with what it said.
+    fn kubectl(&self, arguments: &[&str]) -> Result<String>;
+
+    /// Puts the images of an OCI archive onto every node.
+    ///
+    /// # Errors
+    /// The node's container runtime refuses them.
+    fn import(&self, archive: &Path) -> Result<()>;
+
+    /// Runs a command outside of the cluster, from where the nodes' addresses are reached.
+    ///
+    /// # Errors
+    /// As [`kubectl`](Self::kubectl).
+    fn outside(&self, words: &[&str]) -> Result<String>;
+}

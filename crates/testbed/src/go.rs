@@ -1,0 +1,116 @@
+//! Upstream's own programs, built with Go from their modules: those of `tests/control-plane`, and helm.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::tool;
+
+/// Oldest Go that the modules build with.
+const GO: (u32, u32) = (1, 24);
+/// Of helm, with the libraries of the control plane's Kubernetes version.
+const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.19.4";
+
+/// Builds a package of the module `tests/control-plane` into `target/control-plane` of the workspace: the control plane
+/// takes some five minutes the first time, then all take seconds.
+///
+/// # Errors
+/// There is no Go that is new enough and none can be installed; or the build fails.
+pub fn build(workspace: &Path, name: &str, package: &str) -> Result<PathBuf> {
+    prepare()?;
+    let folder = folder(workspace)?;
+    let program = folder.join(name);
+    eprintln!("building {name} with Go: minutes the first time, seconds after that");
+    let mut command = Command::new("go");
+    command
+        .current_dir(workspace.join("tests/control-plane"))
+        .args(["build", "-v", "-trimpath", "-ldflags", "-s -w", "-o"])
+        .arg(&program)
+        .arg(package);
+    run(command)?;
+    Ok(program)
+}
+
+/// Builds helm into the same folder, where it is not there.
+///
+/// # Errors
+/// As [`build`].
+pub fn helm(workspace: &Path) -> Result<PathBuf> {
+    let folder = folder(workspace)?;
+    let program = folder.join("helm");
+    if program.is_file() {
+        return Ok(program);
+    }
+    prepare()?;
+    eprintln!("building {HELM} with Go: minutes, once");
+    let mut command = Command::new("go");
+    command
+        .current_dir(&folder)
+        .env("GOBIN", &folder)
+        .args(["install", "-v", "-trimpath", "-ldflags", "-s -w", HELM]);
+    run(command)?;
+    Ok(program)
+}
+
+fn folder(workspace: &Path) -> Result<PathBuf> {
+    let folder = workspace.join("target/control-plane");
+    fs::create_dir_all(&folder)?;
+    Ok(folder)
+}
+
+fn prepare() -> Result<()> {
+    if version().is_none() {
+        tool::install(&[
+            ("golang-go", "go"),
+            ("ca-certificates", "/etc/ssl/certs/ca-certificates.crt"),
+        ])?;
+    }
+    let version = version().context("go does not tell its version")?;
+    // Since 1.21 Go fetches the toolchain that a module asks for.
+    ensure!(
+        version >= (1, 21),
+        "Go {}.{} is here, {}.{} or newer is needed",
+        version.0,
+        version.1,
+        GO.0,
+        GO.1
+    );
+    Ok(())
+}
+
+fn version() -> Option<(u32, u32)> {
+    let text = tool::sh("go env GOVERSION").ok()?;
+    let mut parts = text.trim().strip_prefix("go")?.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Runs a build and counts what it compiles.
+fn run(mut command: Command) -> Result<()> {
+    let mut child = command
+        .env("CGO_ENABLED", "0")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("start go")?;
+    // One line a package; what is no package is an error.
+    let mut packages = 0_u32;
+    for line in BufReader::new(child.stderr.take().context("no pipe")?)
+        .lines()
+        .map_while(Result::ok)
+    {
+        if line.contains(' ') {
+            eprintln!("{line}");
+        } else {
+            packages += 1;
+            if packages.is_multiple_of(200) {
+                eprintln!("  {packages} packages compiled");
+            }
+        }
+    }
+    let status = child.wait()?;
+    ensure!(status.success(), "go build: {status}");
+    Ok(())
+}
