@@ -14,7 +14,7 @@ const STEPS: &[(&str, &str)] = &[
     // Not among all targets, since they need a kernel to run.
     (
         "lints of the kernel tests",
-        "clippy --locked -p integration --test kernel --test control_plane --test matrix --test crash --test iptables_golden --test config_corpus --test modules --test bench -- -D warnings",
+        "clippy --locked -p integration --test kernel --test control_plane --test matrix --test crash --test iptables_golden --test config_corpus --test modules --test bench --test e2e -- -D warnings",
     ),
     (
         "documentation",

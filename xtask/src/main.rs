@@ -9,6 +9,7 @@ mod cargo;
 mod ci;
 mod crash;
 mod demo;
+mod e2e;
 mod image;
 mod matrix;
 mod test;
@@ -62,6 +63,13 @@ enum Task {
     Crash {
         #[command(flatten)]
         args: crash::Args,
+        #[command(flatten)]
+        kernel: KernelArgs,
+    },
+    /// Run kube-ipvs in a cluster, on kind or on one made here, from its manifests to its removal.
+    E2e {
+        #[command(flatten)]
+        args: e2e::Args,
         #[command(flatten)]
         kernel: KernelArgs,
     },
@@ -124,6 +132,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test { level, kernel, filter } => test::run(&level, kernel.kernel, filter.as_deref()),
         Task::Matrix { args, kernel } => matrix::run(&args, kernel.kernel),
         Task::Crash { args, kernel } => crash::run(&args, kernel.kernel),
+        Task::E2e { args, kernel } => e2e::run(&args, kernel.kernel),
         Task::Image(args) => image::run(&args),
         Task::Ci => ci::run(),
         Task::Bench { args, kernel } => bench::run(&args, kernel.kernel),

@@ -108,8 +108,8 @@ const NOT_HERE: &[(&str, &str)] = &[
         "an emulated kernel is booted for each module that it lacks: cargo xtask test --level modules",
     ),
     (
-        "cluster",
-        "a whole cluster with kubelets is no part of this version's tests",
+        "e2e",
+        "a whole cluster from its manifests to their removal takes minutes: cargo xtask e2e",
     ),
 ];
 

@@ -7,7 +7,7 @@
 pub mod in_kernel;
 pub mod kind;
 pub(crate) mod machine;
-pub(crate) mod runtime;
+pub mod runtime;
 
 use std::path::Path;
 

@@ -1,0 +1,113 @@
+//! What operators do to the proxy: health, configuration, modes, rights.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::overlay;
+use crate::scene::{From, SYSTEM, Scene, eventually};
+
+/// kube-proxy's own words.
+const CHANGED: &str = "content of the proxy server's configuration file was updated";
+const TAINT: &str = "ToBeDeletedByClusterAutoscaler";
+
+/// /healthz tells load balancers that the node is about to go; /livez says that the proxy is well.
+pub(crate) fn health(scene: &Scene) -> Result<()> {
+    let address = scene.node_address()?;
+    let healthz = || scene.status_outside(&format!("http://{address}:10256/healthz"));
+    let livez = || scene.status_outside(&format!("http://{address}:10256/livez"));
+    eventually("healthz", healthz, |status| status == "200")?;
+    scene.kubectl(&format!("taint nodes --all {TAINT}=1:NoSchedule"))?;
+    eventually("healthz of a node that goes", healthz, |status| status == "503")?;
+    ensure!(livez()? == "200", "the proxy itself is well");
+    scene.kubectl(&format!("taint nodes --all {TAINT}-"))?;
+    eventually("healthz of a node that stays", healthz, |status| status == "200").map(drop)
+}
+
+/// An edited ConfigMap ends the process, with the message that kube-proxy has; the next one does as it says.
+pub(crate) fn configuration(scene: &Scene) -> Result<()> {
+    let restarts = || {
+        scene.kubectl(&format!(
+            "get pods --namespace {SYSTEM} --selector k8s-app=kube-ipvs -o jsonpath={{.items[0].status.containerStatuses[0].restartCount}}"
+        ))
+    };
+    let before = restarts()?;
+    configure(scene, "mode: ipvs\nipvs:\n  scheduler: lc\n")?;
+    eventually("the container is another", restarts, |now| *now != before)?;
+    let said = scene.log("--previous");
+    ensure!(said.contains(CHANGED), "it did not say why it ended: {said}");
+    scheduler(scene, "lc")?;
+    configure(scene, "mode: ipvs\n")?;
+    scheduler(scene, "rr")
+}
+
+fn scheduler(scene: &Scene, name: &str) -> Result<()> {
+    let table = || scene.shell(From::Node, "ipvsadm -Sn");
+    let line = format!("-A -t 10.96.10.1:80 -s {name}");
+    eventually("the scheduler", table, |table| table.contains(&line)).map(drop)
+}
+
+/// `mode: iptables`: rules instead of virtual servers, the same Services; and back.
+pub(crate) fn iptables_mode(scene: &Scene) -> Result<()> {
+    let names = scene.servers()?.0;
+    for (mode, virtual_servers) in [("iptables", false), ("ipvs", true)] {
+        configure(scene, &format!("mode: {mode}\n"))?;
+        // A proxy that watches its file does this by itself; twice is no harm.
+        scene.kubectl(&format!("rollout restart --namespace {SYSTEM} daemonset/kube-ipvs"))?;
+        scene.rolled_out(SYSTEM, "daemonset/kube-ipvs")?;
+        let count = || {
+            let look = "echo $(ipvsadm -Sn | grep -c 10.96.10.1) \
+                        $( (iptables-nft-save; iptables-legacy-save) 2>/dev/null | grep -c 10.96.10.1/32)";
+            scene.shell(From::Node, look)
+        };
+        eventually(&format!("mode {mode}"), count, |counts| {
+            match counts.trim().split_once(' ') {
+                Some((servers, rules)) => (servers != "0") == virtual_servers && (rules == "0") == virtual_servers,
+                None => false,
+            }
+        })?;
+        let answered = scene.ask(From::Pod, "10.96.10.1")?;
+        ensure!(answered == names, "mode {mode}: {answered:?}, not {names:?}");
+        println!("  mode {mode}: all {} servers answer", names.len());
+    }
+    Ok(())
+}
+
+/// The overlay least-privilege: what runs on has one capability, and does the same.
+pub(crate) fn least_privilege(scene: &Scene) -> Result<()> {
+    scene.apply_folder(&overlay::write(scene, "least-privilege")?)?;
+    scene.rolled_out(SYSTEM, "daemonset/kube-ipvs")?;
+    let rights = scene.shell(
+        From::Node,
+        "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/$(pidof kube-ipvs)/status",
+    )?;
+    let fields: Vec<_> = rights.split_whitespace().collect();
+    // CAP_NET_ADMIN is bit 12; the kernel of the test may lack seccomp (mode 2) in User-Mode Linux.
+    ensure!(
+        rights.contains("CapEff:\t0000000000001000"),
+        "more than CAP_NET_ADMIN: {fields:?}"
+    );
+    ensure!(rights.contains("NoNewPrivs:\t1"), "it may get more: {fields:?}");
+    println!("  {}", fields.join(" "));
+    crate::traffic::scaling(scene)?;
+    scene.apply_folder(&overlay::write(scene, "base")?)?;
+    scene
+        .rolled_out(SYSTEM, "daemonset/kube-ipvs")
+        .context("back to privileged")
+}
+
+fn configure(scene: &Scene, fields: &str) -> Result<()> {
+    let text = format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{fields}");
+    let patch = serde_json::json!({"data": {"config.conf": text}}).to_string();
+    scene
+        .cluster
+        .kubectl(&[
+            "patch",
+            "configmap",
+            "--namespace",
+            SYSTEM,
+            "kube-ipvs",
+            "--type=merge",
+            "--patch",
+            &patch,
+        ])
+        .map(drop)
+}
