@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
 use testbed::cluster::Cluster;
 
 /// Longer than any state takes that comes at all.
@@ -94,20 +95,15 @@ impl Scene {
         ])
     }
 
-    /// The names of the servers that are ready, and their addresses.
+    /// The names of the servers that are not about to go, and their addresses.
     pub(crate) fn servers(&self) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
-        let lines = self.cluster.kubectl(&[
-            "get",
-            "pods",
-            "--namespace=e2e",
-            "--selector=app=web",
-            "-o",
-            "jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.name} {.status.podIP}{'\\n'}{end}",
-        ])?;
-        Ok(lines
-            .lines()
-            .filter_map(|line| line.split_once(' '))
-            .map(|(name, ip)| (name.to_owned(), ip.to_owned()))
+        let pods: Value = serde_json::from_str(&self.kubectl("get pods --namespace e2e --selector app=web -o json")?)?;
+        let items = pods.pointer("/items").and_then(Value::as_array).context("no list")?;
+        let text = |pod: &Value, path: &str| pod.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+        Ok(items
+            .iter()
+            .filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none())
+            .map(|pod| (text(pod, "/metadata/name"), text(pod, "/status/podIP")))
             .unzip())
     }
 
