@@ -8,8 +8,9 @@ use crate::scene::{From, SYSTEM, Scene, eventually};
 /// What of ours, or of a mode of ours, could stay on a node.
 const STATE: &str = "
 echo virtual servers; ipvsadm -Sn
-echo device; ip -o link show kube-ipvs0 2>&1 | grep -v 'does not exist'
-echo routes; ip route show table local proto 163; ip -6 route show table local proto 163
+ip=/usr/bin/ip # not the shell's own
+echo device; $ip -o link show kube-ipvs0 2>&1 | grep -v 'does not exist'
+echo routes; $ip route show table local proto 163; $ip -6 route show table local proto 163
 echo tables; nft list tables | grep kube-ipvs
 for save in iptables-nft-save iptables-legacy-save ip6tables-nft-save ip6tables-legacy-save; do
     echo $save; $save 2>/dev/null | grep -E '^-A|^:[^ ]+ -'
@@ -118,7 +119,8 @@ pub(crate) fn uninstall(scene: &Scene) -> Result<()> {
     let said = scene.kubectl(&format!(
         "logs --namespace {SYSTEM} --selector k8s-app=kube-ipvs-cleanup --container cleanup --tail=1000"
     ))?;
-    ensure!(said.contains("10.96.10.1"), "cleanup tells what it removes: {said}");
+    println!("{said}");
+    ensure!(said.contains("10.96.10.1"), "cleanup tells what it removes");
     scene
         .cluster
         .kubectl(&["delete", "--wait=true", "--kustomize", &cleanup.to_string_lossy()])?;

@@ -47,7 +47,7 @@ pub(crate) struct Args {
 /// What is in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Variant {
-    /// The program and nothing else: the IPVS mode needs no more.
+    /// The program alone, and the authorities of public API servers: the IPVS mode needs no more.
     Plain,
     /// And iptables, for a kernel without IPVS, and for nodes whose rules somebody else keeps in iptables.
     Iptables,
@@ -114,7 +114,11 @@ pub(crate) fn build(variant: Variant, platforms: &[Platform], folder: &Path) -> 
 fn image(variant: Variant, platform: Platform) -> Result<Image> {
     let program = fs::read(binary::build(platform)?).context("read the program")?;
     let mut files = Tree::default();
-    files.file("usr/bin/kube-ipvs", 0o755, program);
+    files.file("usr/bin/kube-ipvs", 0o755, program).file(
+        "etc/ssl/certs/ca-certificates.crt",
+        0o644,
+        debian::authorities(&cache())?,
+    );
     let mut layers = vec![files.layer()?];
     if variant == Variant::Iptables {
         let mut tools = Tree::default();

@@ -28,13 +28,28 @@ const LEFT_OUT: &[&str] = &[
     "etc/init.d/",
 ];
 
+/// The authorities that Debian trusts, in one text: for an API server whose kubeconfig names none of its own.
+///
+/// # Errors
+/// As [`add`].
+pub(crate) fn authorities(cache: &Path) -> Result<Vec<u8>> {
+    // The same files on every platform.
+    let unpacked = unpack(cache, &["ca-certificates"], Platform::here())?;
+    let mut files: Vec<_> = fs::read_dir(unpacked.join("usr/share/ca-certificates/mozilla"))
+        .context("look for authorities")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect();
+    files.sort();
+    let texts = files.iter().map(fs::read).collect::<Result<Vec<_>, _>>()?;
+    Ok(texts.concat())
+}
+
 /// Adds packages with what they need. `cache` keeps the downloads.
 ///
 /// # Errors
 /// There is no apt-get, or it cannot have the packages.
 pub(crate) fn add(tree: &mut Tree, packages: &[&str], platform: Platform, cache: &Path) -> Result<()> {
-    let folder = cache.join(format!("{}-{}", platform.name(), packages.join("-")));
-    let unpacked = unpack(&folder, packages, platform)?;
+    let unpacked = unpack(cache, packages, platform)?;
     for name in MERGED {
         tree.link(name, &format!("usr/{name}"));
     }
@@ -50,7 +65,8 @@ pub(crate) fn add(tree: &mut Tree, packages: &[&str], platform: Platform, cache:
     })
 }
 
-fn unpack(folder: &Path, packages: &[&str], platform: Platform) -> Result<PathBuf> {
+fn unpack(cache: &Path, packages: &[&str], platform: Platform) -> Result<PathBuf> {
+    let folder = cache.join(format!("{}-{}", platform.name(), packages.join("-")));
     let unpacked = folder.join("files");
     // Complete or not there.
     if unpacked.is_dir() {

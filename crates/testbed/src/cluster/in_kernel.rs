@@ -197,7 +197,6 @@ fn kubelet(folder: &Path, runtime: &Runtime) -> String {
         "evictionHard": {"memory.available": "1Mi"},
         "failSwapOn": false,
         "localStorageCapacityIsolation": false,
-        "makeIPTablesUtilChains": false,
         "podLogsDir": folder.join("pod-logs"),
         "resolvConf": "",
         "volumePluginDir": folder.join("volume-plugins"),
