@@ -1,7 +1,7 @@
-{{/* The image. */}}
+{{/* An image with or without iptables: (list . "-iptables"). */}}
 {{- define "kube-ipvs.image" -}}
-{{- $tag := printf "v%s%s" .Chart.AppVersion (ternary "" "-iptables" .Values.leastPrivilege) -}}
-{{ .Values.image.repository }}:{{ default $tag .Values.image.tag }}
+{{- $root := index . 0 -}}
+{{ $root.Values.image.repository }}:{{ default (printf "v%s%s" $root.Chart.AppVersion (index . 1)) $root.Values.image.tag }}
 {{- end }}
 
 {{/* Where the configuration is in the container. */}}
@@ -48,4 +48,6 @@
   readOnly: true
 - name: run
   mountPath: /run/kube-ipvs
+- name: xtables-lock
+  mountPath: /run/xtables.lock
 {{- end }}
