@@ -1,5 +1,7 @@
 //! From a cluster without a proxy to one that serves, by our manifests; and out again without a trace.
 
+use std::fs;
+
 use anyhow::{Context, Result, ensure};
 
 use crate::overlay;
@@ -42,7 +44,7 @@ pub(crate) fn workload(scene: &Scene) -> Result<()> {
     ])?;
     let nobody = scene.shell(From::Pod, "curl -s --max-time 3 http://10.96.10.1/hostname");
     ensure!(nobody.is_err(), "a Service answers before a proxy runs: {nobody:?}");
-    std::fs::write(scene.folder.join("state"), state(scene)?)?;
+    fs::write(scene.folder.join("state"), state(scene)?)?;
     Ok(())
 }
 
@@ -125,7 +127,7 @@ pub(crate) fn uninstall(scene: &Scene) -> Result<()> {
         .cluster
         .kubectl(&["delete", "--wait=true", "--kustomize", &cleanup.to_string_lossy()])?;
     scene.kubectl(&format!("delete configmap --namespace {SYSTEM} kube-ipvs-api-server"))?;
-    let before = std::fs::read_to_string(scene.folder.join("state"))?;
+    let before = fs::read_to_string(scene.folder.join("state"))?;
     let after = state(scene)?;
     ensure!(
         before == after,

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use testbed::cluster::in_kernel::Programs;
-use testbed::cluster::{InKernel, Kind};
+use testbed::cluster::{Cluster, InKernel, Kind};
 
 use scene::Scene;
 
@@ -101,7 +101,7 @@ fn run() -> Result<()> {
     done
 }
 
-fn scene(args: &Args, cluster: Box<dyn testbed::cluster::Cluster>, folder: &Path) -> Scene {
+fn scene(args: &Args, cluster: Box<dyn Cluster>, folder: &Path) -> Scene {
     Scene {
         cluster,
         folder: folder.to_owned(),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
@@ -26,8 +26,8 @@ pub(crate) fn write(scene: &Scene, name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// Upwards to the root, and down again: two file systems have no shorter way.
-fn relative(path: &std::path::Path) -> String {
+/// Upwards to the root, and down again: the folders may have nothing else in common.
+fn relative(path: &Path) -> String {
     format!("{}{}", "../".repeat(16), path.to_string_lossy().trim_start_matches('/'))
 }
 
