@@ -1,7 +1,7 @@
 //! A cluster whose nodes run pods: by kind, or made here of upstream's programs in a kernel with IPVS. What a test does
 //! with it is the same, so it is one trait; the node itself is looked at by a pod of the host's network.
 //!
-//! Reading order: [`machine`] (what the test kernel lacks of a machine), [`runtime`] (containerd and the pods' network),
+//! Reading order: `machine` (what the test kernel lacks of a machine), [`runtime`] (containerd and the pods' network),
 //! [`in_kernel`] (all of it together), [`kind`].
 
 pub mod in_kernel;
