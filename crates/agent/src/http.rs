@@ -4,7 +4,6 @@
 
 pub(crate) mod listen;
 pub(crate) mod metrics_server;
-mod profile;
 pub(crate) mod proxy_health;
 pub(crate) mod service_health;
 

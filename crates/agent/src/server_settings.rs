@@ -13,7 +13,7 @@ pub(crate) struct ServerSettings {
     pub(crate) metrics: Option<SocketAddr>,
     /// An address that cannot be bound ends the program, instead of being tried again (`bindAddressHardFail`).
     pub(crate) hard_fail: bool,
-    /// `/debug/pprof` is served (`enableProfiling`).
+    /// `/debug/flags/v` is served (`enableProfiling`).
     pub(crate) profiling: bool,
     /// The configuration in use as kube-proxy writes it, for `/configz`.
     pub(crate) configuration: Value,

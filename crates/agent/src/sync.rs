@@ -7,6 +7,7 @@ mod telemetry;
 mod voice;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -329,7 +330,7 @@ impl<P: Plane> Sync<P> {
     fn survey(&mut self, now: Instant) {
         if self.survey_at.is_some_and(|at| at <= now) {
             self.survey_at = None;
-            self.telemetry.surveyed(self.plane.survey());
+            self.telemetry.surveyed(self.plane.survey().into());
         }
     }
 
@@ -396,9 +397,9 @@ impl<P: Plane> Sync<P> {
             if self.cluster.wants_other_nodes() && !self.cluster.knows_other_nodes() {
                 warn!("the list of Nodes has not come, load-balancer and external IPs wait for it");
             }
-            let survey = self.plane.survey();
+            let survey = Arc::new(self.plane.survey());
+            self.telemetry.surveyed(Arc::clone(&survey));
             Voice::serving(&survey, report.total(), self.started.elapsed());
-            self.telemetry.surveyed(survey);
             let _ = self.tell_serving.take().map(|tell| tell.send(()));
         }
         Ok(())

@@ -10,7 +10,6 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use super::profile::answer_pprof;
 use super::{Answer, JSON, TEXT, answer, not_found, serve};
 use crate::log::Verbosity;
 use crate::metrics::slis::Slis;
@@ -78,10 +77,7 @@ impl MetricsServer {
             "/flagz" => for_people(request.headers(), || self.flags()),
             "/statusz" => for_people(request.headers(), status),
             "/debug/flags/v" if self.settings.profiling => self.set_verbosity(request).await,
-            _ => match path.strip_prefix("/debug/pprof/") {
-                Some(rest) if self.settings.profiling => answer_pprof(rest, query).await.unwrap_or_else(not_found),
-                _ => not_found(),
-            },
+            _ => not_found(),
         }
     }
 
@@ -160,8 +156,6 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpStream};
 
-    use pprof::protos::{Message, Profile};
-
     use super::*;
     use crate::http::listen::{Families, insist, open};
     use crate::mode::Choice;
@@ -186,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_profiling_there_are_profiles_and_verbosity() {
+    async fn with_profiling_the_verbosity_can_be_set() {
         let (_log, verbosity) = Verbosity::of_nobody();
         let choice = Choice::as_requested(Mode::Iptables);
         let metrics = Metrics::new(choice, Arc::new(Progress::new()), Vec::new());
@@ -229,26 +223,7 @@ mod tests {
         let configz = text(ask(at, "GET /configz", "").await).1;
         assert_eq!(configz, r#"{"kubeproxy.config.k8s.io":{"mode":"iptables"}}"#);
 
-        assert!(
-            text(ask(at, "GET /debug/pprof/", "").await)
-                .1
-                .contains("profile?seconds=")
-        );
-        assert_eq!(ask(at, "GET /debug/pprof/heap", "").await.0, 404);
-        // Something to see: the clock is asked rarely, since no sample is taken in it.
-        let work = std::thread::spawn(|| {
-            let start = std::time::Instant::now();
-            while start.elapsed().as_millis() < 1500 {
-                let sum = (0..1_000_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n.wrapping_mul(31)));
-                std::hint::black_box(sum);
-            }
-        });
-        let (status, profile) = ask(at, "GET /debug/pprof/profile?seconds=1", "").await;
-        assert_eq!(status, 200);
-        let profile = Profile::decode(&*profile).unwrap();
-        let samples: i64 = profile.sample.iter().filter_map(|sample| sample.value.first()).sum();
-        assert!(samples > 0 && profile.function.len() > 3, "{samples}");
-        work.join().unwrap();
+        assert_eq!(ask(at, "GET /debug/pprof/profile", "").await.0, 404);
     }
 
     #[tokio::test]

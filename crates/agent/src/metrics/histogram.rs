@@ -62,3 +62,23 @@ pub(crate) fn exponential(start: f64, factor: f64, count: i32) -> impl Iterator<
 pub(crate) fn linear(start: f64, step: f64, count: u8) -> impl Iterator<Item = f64> {
     (0..count).map(move |n| start + f64::from(n) * step)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn observations_go_to_the_first_bound_that_holds_them() {
+        let histogram = Histogram::new(linear(1.0, 1.0, 2).chain(exponential(4.0, 2.0, 2)));
+        for value in [0.5, 1.0, 1.5, 7.0, 100.0] {
+            histogram.observe(value);
+        }
+        let found: Vec<_> = histogram
+            .buckets
+            .iter()
+            .map(|(bound, count)| (*bound, count.load(Ordering::Relaxed)))
+            .collect();
+        assert_eq!(found, [(1.0, 2), (2.0, 1), (4.0, 0), (8.0, 1), (f64::MAX, 1)]);
+        assert!((f64::from_bits(histogram.sum.load(Ordering::Relaxed)) - 110.0).abs() < 1e-9);
+    }
+}

@@ -229,13 +229,13 @@ impl Telemetry {
     }
 
     /// All was counted.
-    pub(super) fn surveyed(&self, survey: Survey) {
+    pub(super) fn surveyed(&self, survey: Arc<Survey>) {
         if let Some(iptables) = &self.readers.metrics.kube_proxy.iptables {
             for (family, name, rules) in &survey.rules {
                 iptables.rules.at(table(*family, *name)).set(count(*rules));
             }
         }
-        self.readers.metrics.own.survey.store(Arc::new(survey));
+        self.readers.metrics.own.survey.store(survey);
     }
 
     /// The oldest change of a commit waited so long for its end.
@@ -284,4 +284,111 @@ fn count(number: usize) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "what is counted here is far below 2^52")]
 fn float(number: u64) -> f64 {
     number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use service_model::{Frontend, FrontendKey, HealthCheck, Masquerade, Protocol, Scheduler, Target};
+
+    use super::*;
+    use crate::mode::{Choice, Mode};
+
+    fn telemetry() -> (Telemetry, watch::Receiver<Arc<HealthChecks>>) {
+        let progress = Arc::new(Progress::new());
+        let choice = Choice::as_requested(Mode::Ipvs);
+        let (health_checks, checks) = watch::channel(Arc::default());
+        let readers = Readers {
+            metrics: Arc::new(Metrics::new(choice, Arc::clone(&progress), Vec::new())),
+            progress,
+            health_checks,
+        };
+        (Telemetry::new(readers), checks)
+    }
+
+    fn frontend(kind: service_model::AddressKind, policy: TrafficPolicy, refusal: Refusal, served: bool) -> Frontend {
+        let address = "10.244.1.11:80".parse().unwrap();
+        Frontend {
+            key: FrontendKey {
+                address: [10, 96, 0, 1].into(),
+                port: 80,
+                protocol: Protocol::Tcp,
+            },
+            kind,
+            port_name: "".into(),
+            node_address: false,
+            scheduler: Scheduler::default(),
+            affinity: None,
+            policy,
+            endpoints: served.then_some(Target { address, local: true }).into_iter().collect(),
+            insiders: None,
+            insider_endpoints: Vec::new(),
+            refusal,
+            masquerade: Masquerade::Never,
+            source_ranges: None,
+        }
+    }
+
+    #[test]
+    fn services_without_a_local_endpoint_are_counted_by_policy() {
+        use service_model::AddressKind::{ClusterIp, LoadBalancer, NodePort};
+        let (mut telemetry, _checks) = telemetry();
+        let mut check = |name: &str, frontends: Vec<Frontend>, expect: [f64; 4]| {
+            let program = Program {
+                frontends,
+                ..Program::default()
+            };
+            telemetry.programmed(&ObjectName::new("d", name), &program);
+            telemetry.committed(&Report::default(), Pending::default());
+            let series = &telemetry.readers.metrics.kube_proxy.no_local_endpoints;
+            assert_eq!(std::array::from_fn(|n| series.at(n).get()), expect);
+        };
+        let (local, cluster) = (TrafficPolicy::Local, TrafficPolicy::Cluster);
+        let outside = |served| frontend(LoadBalancer, local, Refusal::Drop, served);
+        // Two addresses are one service.
+        let both = vec![outside(false), frontend(NodePort, local, Refusal::Drop, false)];
+        check("a", both, [0.0, 0.0, 1.0, 0.0]);
+        check(
+            "b",
+            vec![frontend(ClusterIp, local, Refusal::Drop, false)],
+            [1.0, 0.0, 1.0, 0.0],
+        );
+        // No endpoint at all, and a policy that asks for none, are others' matter.
+        check(
+            "c",
+            vec![frontend(ClusterIp, local, Refusal::Reject, false)],
+            [1.0, 0.0, 1.0, 0.0],
+        );
+        check(
+            "d",
+            vec![frontend(LoadBalancer, cluster, Refusal::Drop, false)],
+            [1.0, 0.0, 1.0, 0.0],
+        );
+        check("a", vec![outside(true)], [1.0, 0.0, 0.0, 0.0]);
+        check("b", Vec::new(), [0.0; 4]);
+    }
+
+    #[test]
+    fn health_checks_are_told_after_a_commit_and_where_they_changed() {
+        let (mut telemetry, mut checks) = telemetry();
+        let service = ObjectName::new("d", "s");
+        let check = HealthCheck {
+            port: 31_000,
+            v4: Some(1),
+            v6: None,
+        };
+        let program = Program {
+            health_check: Some(check),
+            ..Program::default()
+        };
+        telemetry.programmed(&service, &program);
+        assert!(!checks.has_changed().unwrap());
+        telemetry.committed(&Report::default(), Pending::default());
+        assert_eq!(checks.borrow_and_update().services.get(&service), Some(&check));
+        telemetry.programmed(&service, &program);
+        telemetry.committed(&Report::default(), Pending::default());
+        assert!(!checks.has_changed().unwrap());
+        telemetry.programmed(&service, &Program::default());
+        telemetry.committed(&Report::default(), Pending::default());
+        assert!(checks.borrow_and_update().services.is_empty());
+    }
 }
