@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use service_model::{Capture, Config, DetectLocal, NodePortAddresses, Scheduler};
 
-use crate::config::{KubeProxyConfiguration, allow_service_external_ips, cidr};
+use crate::config::{KubeProxyConfiguration, allow_service_external_ips, cidr, ip};
 use crate::mode::Mode;
 use crate::node_name::node_name;
 
@@ -24,6 +24,7 @@ pub(crate) fn model_config(given: &KubeProxyConfiguration) -> Result<Config> {
             [only] if only == "primary" => NodePortAddresses::Primary,
             cidrs => NodePortAddresses::Cidrs(cidrs.iter().filter_map(|text| cidr(text)).collect()),
         },
+        node_ip: ip(&given.bind_address).filter(|ip| !ip.is_unspecified()),
         allow_external_ips: allow_service_external_ips(&given.feature_gates),
         masquerade_all: given.iptables.masquerade_all,
         detect_local: detect_local(given),

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use crate::cli::DaemonArgs;
 use crate::config::{
-    ConfigFile, Configuration, Fallback, ForwardAccept, GoDuration, KubeProxyConfiguration, ip, socket,
+    ConfigFile, Configuration, Fallback, ForwardAccept, GoDuration, KubeProxyConfiguration, socket,
 };
 use crate::mode::Mode;
 use crate::server_settings::ServerSettings;
@@ -173,7 +173,6 @@ fn start_settings(given: &KubeProxyConfiguration) -> StartSettings {
             udp_stream_timeout: conntrack.udp_stream_timeout.to_std(),
         },
         oom_score_adj: Some(given.oom_score_adj),
-        node_ip: ip(&given.bind_address).filter(|ip| !ip.is_unspecified()),
         init_only: false,
     }
 }
@@ -258,7 +257,7 @@ mod tests {
                 ..ConntrackSettings::default()
             }
         );
-        assert_eq!((told.start.node_ip, told.start.init_only), (None, false));
+        assert_eq!((told.model.node_ip, told.start.init_only), (None, false));
         let told = settings(&[
             "--healthz-bind-address=[fd00::1]:1",
             "--metrics-port=0",
@@ -273,7 +272,7 @@ mod tests {
         assert_eq!(told.servers.healthz, "[fd00::1]:1".parse().ok());
         assert_eq!(told.servers.metrics, None);
         assert!(told.servers.hard_fail && told.servers.profiling);
-        assert_eq!(told.start.node_ip, "10.0.0.1".parse().ok());
+        assert_eq!(told.model.node_ip, "10.0.0.1".parse().ok());
         assert!(told.start.init_only && told.start.conntrack.tcp_be_liberal);
         assert_eq!(told.start.oom_score_adj, Some(0));
         let configz = told.servers.configuration.pointer("/kubeproxy.config.k8s.io/Mode");

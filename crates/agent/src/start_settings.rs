@@ -1,6 +1,5 @@
 //! What is set on the node at start, before anything is served.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 /// Settings of the start.
@@ -9,8 +8,6 @@ pub(crate) struct StartSettings {
     pub(crate) conntrack: ConntrackSettings,
     /// Of this process; `None` = left alone (`oomScoreAdj`).
     pub(crate) oom_score_adj: Option<i32>,
-    /// `bindAddress`, where it names an address.
-    pub(crate) node_ip: Option<IpAddr>,
     /// What needs full privileges is done, then the program ends (`--init-only`).
     pub(crate) init_only: bool,
 }

@@ -158,9 +158,9 @@ impl Cluster {
         self.nodes.interfaces.is_some()
     }
 
-    /// The primary addresses of this node, one of each family at most: the first of the Node object's.
+    /// The primary addresses of this node, one of each family at most.
     pub fn primary_addresses(&self) -> Vec<IpAddr> {
-        self.nodes.primary().collect()
+        self.nodes.primary(&self.config).collect()
     }
 
     /// The name of this node.

@@ -1,5 +1,7 @@
 //! What the model is told once.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use crate::scheduler::Scheduler;
@@ -13,6 +15,8 @@ pub struct Config {
     pub scheduler: Scheduler,
     /// On which of the node's addresses NodePorts answer (T16).
     pub node_port_addresses: NodePortAddresses,
+    /// This node's primary address of its family, whatever the Node object says (`bindAddress`).
+    pub node_ip: Option<IpAddr>,
     /// Gate `AllowServiceExternalIPs` (T32).
     pub allow_external_ips: bool,
     /// `iptables.masqueradeAll`: every client of a cluster IP is masqueraded (T14).
@@ -68,7 +72,8 @@ impl Default for DetectLocal {
 pub enum NodePortAddresses {
     /// Every address of the node's interfaces (`[]`).
     All,
-    /// The node's primary address of each family (`["primary"]`): the first of the Node object's addresses.
+    /// The node's primary address of each family (`["primary"]`): [`Config::node_ip`], else the first of the Node object's
+    /// addresses.
     Primary,
     /// Addresses within one of these; a family that has no CIDR here matches all.
     Cidrs(Vec<IpNet>),

@@ -49,15 +49,16 @@ impl Nodes {
         self.interfaces.iter().flatten().any(|interface| *interface == address)
     }
 
-    /// The first of each family.
-    pub(crate) fn primary(&self) -> impl Iterator<Item = IpAddr> {
-        let first = |v4: bool| self.own.iter().copied().find(|address| address.is_ipv4() == v4);
+    /// One of each family: the one that is set, else the first of the Node object.
+    pub(crate) fn primary(&self, config: &Config) -> impl Iterator<Item = IpAddr> {
+        let all = || config.node_ip.into_iter().chain(self.own.iter().copied());
+        let first = |v4: bool| all().find(|address| address.is_ipv4() == v4);
         first(true).into_iter().chain(first(false))
     }
 
     /// The addresses of one family on which NodePorts answer (T16).
     fn node_port_addresses(&self, config: &Config, family: Family) -> Vec<IpAddr> {
-        let primary: Vec<_> = self.primary().collect();
+        let primary: Vec<_> = self.primary(config).collect();
         let selected = |address: &IpAddr| match &config.node_port_addresses {
             NodePortAddresses::All => true,
             NodePortAddresses::Primary => primary.contains(address),

@@ -46,6 +46,7 @@ fn twenty_thousand_services() {
         node_name: "here".into(),
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
+        node_ip: None,
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: service_model::DetectLocal::default(),

@@ -114,6 +114,7 @@ fn a_bad_port_is_left_to_the_model() {
         node_name: "n".into(),
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
+        node_ip: None,
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: service_model::DetectLocal::default(),

@@ -29,6 +29,7 @@ fn config() -> Config {
         node_name: "here".into(),
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
+        node_ip: None,
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: DetectLocal::default(),
@@ -620,6 +621,7 @@ fn redirecting(localhost_node_ports: bool, addresses: NodePortAddresses) -> Clus
     let mut cluster = Cluster::new(Config {
         capture: Capture::Redirect { localhost_node_ports },
         node_port_addresses: addresses,
+        node_ip: None,
         ..config()
     });
     cluster.apply(Event::NodeAddresses(vec![ip("192.0.2.1"), ip("2001:db8::1")]));
@@ -727,6 +729,18 @@ fn t16_t17_where_node_ports_answer() {
     let with_loopback = ["192.0.2.0/24", "127.0.0.0/8", "::1/128"];
     check(true, cidrs(&with_loopback), [at(&["192.0.2.1", "127.0.0.1"]), at(&[])]);
     check(false, cidrs(&with_loopback), [at(&["192.0.2.1"]), at(&[])]);
+}
+
+/// `bindAddress` counts more than the Node object, in its family.
+#[test]
+fn the_primary_address_may_be_set() {
+    let mut cluster = Cluster::new(Config {
+        node_ip: Some(ip("192.0.2.9")),
+        ..config()
+    });
+    let own = node("here", "", &["192.0.2.1", "2001:db8::1"]);
+    cluster.apply(Event::Node(Change::Applied(own)));
+    assert_eq!(cluster.primary_addresses(), [ip("192.0.2.9"), ip("2001:db8::1")]);
 }
 
 #[test]

@@ -159,6 +159,7 @@ fn program(number: u8, spec: &Spec) -> Program {
         node_name: "here".into(),
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
+        node_ip: None,
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: DetectLocal::default(),
