@@ -156,6 +156,7 @@ pub(crate) fn config(mode: Mode) -> Result<Config> {
         node_name: NODE.into(),
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
+        node_ip: None,
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: DetectLocal::ClusterCidr(cidrs),

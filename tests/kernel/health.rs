@@ -147,7 +147,7 @@ fn a_sync_that_gets_stuck_is_unhealthy_until_it_gets_on() {
         "--hostname-override",
         NODE,
         "--proxy-mode=iptables",
-        "--ipvs-sync-period=1s",
+        "--iptables-sync-period=1s",
         &run_dir,
     ];
     let mut daemon = Daemon::start_by(&world.node, &["env", &path], &arguments).unwrap();

@@ -14,6 +14,7 @@ pub(crate) fn config() -> Config {
         node_name: "n".into(),
         scheduler: Scheduler::default(),
         node_port_addresses: NodePortAddresses::All,
+        node_ip: None,
         allow_external_ips: true,
         masquerade_all: false,
         detect_local: service_model::DetectLocal::default(),

@@ -24,6 +24,7 @@ mod mode;
 mod nftables;
 mod other_nodes;
 mod policy;
+mod privilege;
 mod probe;
 mod scheduler;
 mod seen;

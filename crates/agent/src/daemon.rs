@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::bridge;
 use crate::cleanup;
+use crate::deny_exec;
 use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::http::service_health::HealthChecks;
@@ -62,6 +63,9 @@ pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
     let choice = Choice::make(requested, settings.model.scheduler, settings.fallback)?;
     if settings.start.init_only {
         return start::init_only(&settings, choice.effective);
+    }
+    if settings.deny_exec {
+        deny_exec::in_mode(choice.effective)?;
     }
     match choice.effective {
         Mode::Ipvs => serve(settings, Some(choice), verbosity, open_ipvs),
@@ -130,10 +134,11 @@ fn serve<P: Plane + Send + 'static>(
             serving,
         };
         if let Some(choice) = choice {
-            let (forward, bit) = (settings.forward_accept, settings.masquerade_bit);
+            let (forward, bit, deny_exec) = (settings.forward_accept, settings.masquerade_bit, settings.deny_exec);
             // Not before: until then the other mode's rules, or kube-proxy's, may be what carries traffic (L15).
             tokio::spawn(async move {
                 served.await.map(|()| match choice.effective {
+                    Mode::Ipvs if deny_exec => host_rules::tell_leftovers(),
                     Mode::Ipvs => host_rules::start_removal(forward, bit),
                     Mode::Iptables => leave_ipvs(),
                 })
@@ -265,7 +270,9 @@ fn open_ipvs(settings: &Settings) -> Result<(DataPlane<LiveKernel>, Option<Liste
     bridge::warn_where_replies_pass_by(&settings.model.detect_local);
     let mut kernel = LiveKernel::open()?;
     start::ipvs(settings, &mut kernel)?;
-    host_rules::start(settings.forward_accept, settings.masquerade_bit);
+    if !settings.deny_exec {
+        host_rules::start(settings.forward_accept, settings.masquerade_bit);
+    }
     let mut reader = LiveKernel::open()?;
     let listeners = Listeners {
         monitors: Some((Monitor::open(rules::TABLE, kernel.tables_port())?, VipMonitor::open()?)),

@@ -83,6 +83,15 @@ pub(crate) fn start_removal(mode: ForwardAccept, masquerade_bit: u8) {
     });
 }
 
+/// Where nothing can be executed, nothing can be removed.
+pub(crate) fn tell_leftovers() {
+    if may_have_leftovers() {
+        warn!(
+            "kube-proxy may have left rules, and --deny-exec forbids to remove them: kube-ipvs cleanup --kube-proxy does"
+        );
+    }
+}
+
 /// Told without iptables: ipsets, its main chain by nf_tables, or that there are legacy tables, which tell nothing.
 pub(crate) fn may_have_leftovers() -> bool {
     let chain = || {

@@ -11,6 +11,7 @@ mod cli;
 mod config;
 mod conntrack_sysctls;
 mod daemon;
+mod deny_exec;
 mod dry_run;
 mod host_rules;
 mod http;

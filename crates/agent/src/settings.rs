@@ -9,9 +9,7 @@ use service_model::{Capture, Config, DetectLocal};
 use tracing::warn;
 
 use crate::cli::DaemonArgs;
-use crate::config::{
-    ConfigFile, Configuration, Fallback, ForwardAccept, GoDuration, KubeProxyConfiguration, socket,
-};
+use crate::config::{ConfigFile, Configuration, Fallback, ForwardAccept, GoDuration, KubeProxyConfiguration, socket};
 use crate::mode::Mode;
 use crate::server_settings::ServerSettings;
 use crate::service_settings::{masquerade_bit, mode, model_config, redirect};
@@ -39,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) dry_run: bool,
     pub(crate) vip_addresses: bool,
     pub(crate) forward_accept: ForwardAccept,
+    /// No program is started in the IPVS mode.
+    pub(crate) deny_exec: bool,
     pub(crate) old_sysctls: OldValues,
     /// Ends the program when it changes.
     pub(crate) config_file: Option<ConfigFile>,
@@ -120,6 +120,7 @@ impl Settings {
             dry_run: args.dry_run,
             vip_addresses: own.vip_addresses,
             forward_accept: own.iptables_forward_accept,
+            deny_exec: own.deny_exec,
             old_sysctls: own.old_sysctls(),
             config_file: file,
             servers,

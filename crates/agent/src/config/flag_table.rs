@@ -123,6 +123,7 @@ impl Table for OwnFlags {
         flag("fallback", "fallback", Kind::OneOf(own::FALLBACKS), "What is done where the kernel lacks what the IPVS mode needs: iptables = its mode, none = exit status 3"),
         flag("drain-timeout", "drainTimeout", Kind::Duration, "How long a TCP endpoint that is gone may keep its connections before it is removed; 0 = as long as they live. A Service says otherwise by the annotation kube-ipvs.io/drain-timeout"),
         flag("iptables-forward-accept", "iptablesForwardAccept", Kind::OneOf(own::FORWARD_ACCEPTS), "Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP, always, never"),
+        flag("deny-exec", "denyExec", Kind::Bool, "In the IPVS mode the process forbids itself to start programs (seccomp), for a node that --init-only set up: no accepts in others' chains, nothing of kube-proxy's is removed, no credential plugins"),
     ];
 
     fn defaults() -> Value {

@@ -27,6 +27,7 @@ pub(crate) struct KubeIpvsConfiguration {
     pub(crate) fallback: Fallback,
     pub(crate) drain_timeout: GoDuration,
     pub(crate) iptables_forward_accept: ForwardAccept,
+    pub(crate) deny_exec: bool,
     pub(crate) run_dir: PathBuf,
 }
 
@@ -39,6 +40,7 @@ impl Default for KubeIpvsConfiguration {
             fallback: Fallback::default(),
             drain_timeout: GoDuration::seconds(15 * 60),
             iptables_forward_accept: ForwardAccept::default(),
+            deny_exec: false,
             run_dir: PathBuf::from("/run/kube-ipvs"),
         }
     }
