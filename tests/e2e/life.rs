@@ -77,14 +77,15 @@ pub(crate) fn least_privilege(scene: &Scene) -> Result<()> {
     scene.rolled_out(SYSTEM, "daemonset/kube-ipvs")?;
     let rights = scene.shell(
         From::Node,
-        "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/$(pidof kube-ipvs)/status",
+        "grep -E '^(CapEff|CapBnd|NoNewPrivs|Seccomp|Seccomp_filters):' /proc/$(pidof kube-ipvs)/status",
     )?;
     let fields: Vec<_> = rights.split_whitespace().collect();
     for (right, why) in [
         ("CapEff:\t0000000000001000", "CAP_NET_ADMIN (bit 12) and nothing else"),
         ("CapBnd:\t0000000000001000", "and none to be had"),
         ("NoNewPrivs:\t1", "it gets no more by executing"),
-        ("Seccomp:\t2", "the runtime's filter"),
+        ("Seccomp:\t2", "filters of system calls"),
+        ("Seccomp_filters:\t2", "the runtime's, and its own without execve"),
     ] {
         ensure!(rights.contains(right), "{why}: {fields:?}");
     }

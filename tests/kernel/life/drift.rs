@@ -54,7 +54,12 @@ fn what_others_change_is_repaired() {
         let mut daemon = start(
             node,
             manifests.path(),
-            &[mode.flag(), "--ipvs-sync-period=1s", &run_dir],
+            &[
+                mode.flag(),
+                "--ipvs-sync-period=1s",
+                "--iptables-sync-period=1s",
+                &run_dir,
+            ],
         );
         let whole = mode.picture(node);
         assert!(whole.len() > 20, "{whole:#?}");
