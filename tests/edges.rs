@@ -22,7 +22,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dataplane", &["service-model", "ipvs", "nftables", "conntrack"]),
     (
         "agent",
-        &["service-model", "api-watch", "ipvs", "nftables", "dataplane"],
+        &[
+            "service-model",
+            "api-watch",
+            "ipvs",
+            "nftables",
+            "conntrack",
+            "dataplane",
+        ],
     ),
     ("testbed", &[]),
     ("xtask", &["testbed"]),
@@ -39,7 +46,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("netlink-packet-route", &["ipvs"]),
     ("rtnetlink", &["ipvs"]),
     ("clap", &["agent", "xtask"]),
-    ("hyper", &["testbed"]),
+    ("hyper", &["agent", "testbed"]),
 ];
 
 /// `service-model` is pure: these alone.
