@@ -4,6 +4,7 @@
 
 pub(crate) mod listen;
 pub(crate) mod metrics_server;
+mod profile;
 pub(crate) mod proxy_health;
 pub(crate) mod service_health;
 

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use super::profile::answer_pprof;
 use super::{Answer, JSON, TEXT, answer, not_found, serve};
 use crate::log::Verbosity;
 use crate::metrics::slis::Slis;
@@ -77,7 +78,10 @@ impl MetricsServer {
             "/flagz" => for_people(request.headers(), || self.flags()),
             "/statusz" => for_people(request.headers(), status),
             "/debug/flags/v" if self.settings.profiling => self.set_verbosity(request).await,
-            _ => not_found(),
+            _ => match path.strip_prefix("/debug/pprof/") {
+                Some(rest) if self.settings.profiling => answer_pprof(rest, query).await.unwrap_or_else(not_found),
+                _ => not_found(),
+            },
         }
     }
 
@@ -155,6 +159,9 @@ fn whole(seconds: f64) -> i64 {
 mod tests {
     use std::io::{Read, Write};
     use std::net::{SocketAddr, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use pprof::protos::{Message, Profile};
 
     use super::*;
     use crate::http::listen::{Families, insist, open};
@@ -180,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn with_profiling_the_verbosity_can_be_set() {
+    async fn with_profiling_there_are_profiles_and_verbosity() {
         let (_log, verbosity) = Verbosity::of_nobody();
         let choice = Choice::as_requested(Mode::Iptables);
         let metrics = Metrics::new(choice, Arc::new(Progress::new()), Vec::new());
@@ -223,7 +230,40 @@ mod tests {
         let configz = text(ask(at, "GET /configz", "").await).1;
         assert_eq!(configz, r#"{"kubeproxy.config.k8s.io":{"mode":"iptables"}}"#);
 
-        assert_eq!(ask(at, "GET /debug/pprof/profile", "").await.0, 404);
+        assert!(
+            text(ask(at, "GET /debug/pprof/", "").await)
+                .1
+                .contains("profile?seconds=")
+        );
+        assert_eq!(ask(at, "GET /debug/pprof/heap", "").await.0, 404);
+        // Something to see: the clock is asked rarely, since no sample is taken in it.
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let sum = (0..1_000_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n.wrapping_mul(31)));
+                std::hint::black_box(sum);
+            }
+        });
+        // On a machine with too much to do a second may go by without a sample.
+        let mut samples = 0;
+        for _ in 0..20 {
+            let (status, profile) = ask(at, "GET /debug/pprof/profile?seconds=1", "").await;
+            assert_eq!(status, 200);
+            let profile = Profile::decode(&*profile).unwrap();
+            samples = profile
+                .sample
+                .iter()
+                .filter_map(|sample| sample.value.first())
+                .sum::<i64>();
+            if samples > 0 {
+                assert!(profile.function.len() > 3);
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(samples > 0);
+        work.join().unwrap();
     }
 
     #[tokio::test]
