@@ -1,5 +1,8 @@
 //! L9, L10: what others delete or change by hand comes back; what is theirs stays.
 
+use std::thread;
+use std::time::Duration;
+
 use super::*;
 
 /// Routes, addresses and the device at once, by notification: no audit comes for an hour.
@@ -25,6 +28,8 @@ fn routes_and_addresses_that_others_delete_come_back_at_once() {
         "ip link del kube-ipvs0",
     ];
     for line in harm {
+        // One change is told in several pieces, of which a late one is taken for another: it may come now.
+        thread::sleep(Duration::from_secs(1));
         let from = daemon.said().len();
         node.sh(line).unwrap();
         daemon.wait_for(from, "somebody else changed").unwrap();
