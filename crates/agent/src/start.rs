@@ -23,7 +23,8 @@ pub(crate) fn node(settings: &StartSettings) -> Result<Option<String>> {
     if let Some(score) = settings.oom_score_adj
         && let Err(error) = fs::write("/proc/self/oom_score_adj", score.to_string())
     {
-        warn!(%error, score, "oomScoreAdj cannot be set");
+        // Of a container the runtime has set one.
+        info!(%error, score, "oomScoreAdj cannot be set");
     }
     let processors = conntrack_sysctls::processors();
     set_sysctls(&conntrack_sysctls::wanted(settings.conntrack, processors), None)
