@@ -145,18 +145,7 @@ fn every_metric_of_the_real_kube_proxy_is_there() {
     plane
         .create(SERVICES, &json!({"metadata": {"name": "web"}, "spec": spec}))
         .unwrap();
-    let settings = KubeProxySettings {
-        node: NODE.to_owned(),
-        server: PLAIN.parse().unwrap(),
-        mode: "ipvs",
-        detect_local_mode: "ClusterCIDR",
-        cluster_cidr: "10.244.0.0/16,fd00:10:244::/48".to_owned(),
-        bridge_interface: String::new(),
-        interface_name_prefix: String::new(),
-        masquerade_all: false,
-        localhost_node_ports: true,
-        node_port_addresses: Vec::new(),
-    };
+    let settings = KubeProxySettings::ipvs(NODE, PLAIN.parse().unwrap());
     // Endpoints of both families come after the start: they are what network programming is measured by.
     let timed = [
         "kubeproxy_network_programming_duration_seconds_count{ip_family=\"IPv4\"} ",

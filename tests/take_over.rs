@@ -29,18 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(240);
 const ROUNDS: usize = 2;
 
 fn start_kube_proxy(node: &Netns, folder: &Path) -> KubeProxy {
-    let told = KubeProxySettings {
-        node: NODE.to_owned(),
-        server: API.parse().unwrap(),
-        mode: "ipvs",
-        detect_local_mode: "ClusterCIDR",
-        cluster_cidr: "10.244.0.0/16,fd00:10:244::/48".to_owned(),
-        bridge_interface: String::new(),
-        interface_name_prefix: String::new(),
-        masquerade_all: false,
-        localhost_node_ports: true,
-        node_port_addresses: Vec::new(),
-    };
+    let told = KubeProxySettings::ipvs(NODE, API.parse().unwrap());
     KubeProxy::start(&program().unwrap(), node, &told, folder).unwrap()
 }
 

@@ -42,6 +42,24 @@ pub struct KubeProxySettings {
     pub node_port_addresses: Vec<String>,
 }
 
+impl KubeProxySettings {
+    /// The IPVS mode in the [`World`](crate::world::World)'s cluster, all else by default.
+    pub fn ipvs(node: &str, server: SocketAddr) -> Self {
+        Self {
+            node: node.to_owned(),
+            server,
+            mode: "ipvs",
+            detect_local_mode: "ClusterCIDR",
+            cluster_cidr: "10.244.0.0/16,fd00:10:244::/48".to_owned(),
+            bridge_interface: String::new(),
+            interface_name_prefix: String::new(),
+            masquerade_all: false,
+            localhost_node_ports: true,
+            node_port_addresses: Vec::new(),
+        }
+    }
+}
+
 /// A running kube-proxy. It is killed when this is dropped; what it programmed stays.
 pub struct KubeProxy {
     child: Child,
