@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -276,7 +277,8 @@ fn of_ten_thousand_services_two_thousand_have_series_of_their_own() {
         10_000.0
     );
     let collected = value(&world.node, "kube_ipvs_virtual_server_collect_seconds");
-    println!(
+    let _ = writeln!(
+        std::io::stderr(),
         "a page of {} bytes took {took:?}, of it {collected} s the list of IPVS",
         page.len()
     );

@@ -7,7 +7,7 @@ use crate::plan::Key;
 use crate::survey::{ObjectKind, Survey};
 
 impl Ledger {
-    /// Counts everything: some milliseconds for 10,000 services, so it is nothing for a commit.
+    /// Counts everything, which is not for a commit to do.
     pub fn survey(&self) -> Survey {
         let mut survey = Survey::default();
         for (server, entry) in &self.servers {
