@@ -140,7 +140,10 @@ fn what_others_programmed_stays() {
     let mut daemon = start(node, manifests.path(), &["--ipvs-sync-period=1s"]);
     assert_eq!(theirs(), before, "at start");
     for round in 0..3 {
+        let from = daemon.said().len();
         set_first_endpoint(manifests.path(), round % 2 == 1);
+        // A commit that met the harm would make it good without a word.
+        daemon.wait_for(from, " commit ").unwrap();
         let from = daemon.said().len();
         // One repair is one audit that has seen everything.
         node.sh("ipvsadm -D -t 10.96.1.1:80").unwrap();
