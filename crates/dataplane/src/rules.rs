@@ -295,9 +295,9 @@ fn stale() -> [(&'static str, Vec<Statement>); 2] {
         let udp = [Statement::Proto(17), Statement::CtConfirmed, which];
         udp.into_iter().chain([Statement::Verdict(Verdict::Drop)]).collect()
     };
-    // Since IPVS had it, a flow expects them from an endpoint. Without translation their port is the destination's.
+    // Since IPVS had it, a flow expects them from an endpoint.
     let older = Statement::In(
-        vec![Field::ReplySaddr, Field::L4Proto, Field::Dport],
+        vec![Field::ReplySaddr, Field::L4Proto, Field::ReplySport],
         SetName::Services.as_str().to_owned(),
     );
     let leaving = Statement::In(
