@@ -14,7 +14,7 @@ use dataplane::rules;
 use dataplane::{DataPlane, Kernel, KernelBroken, Plane, Snapshot};
 use ipvs::{Ipvs, VipMonitor};
 use nftables::Monitor;
-use service_model::{Event, Family, Kind, ObjectName};
+use service_model::{Event, Family};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -116,7 +116,8 @@ fn serve<P: Plane + Send + 'static>(
         if let Some(choice) = &choice {
             tell_start(choice, &settings, &sink);
             if let Some(reason) = start::node(&settings.start)? {
-                sink.send(about_node(&settings, EventType::Warning, "readOnlySysFS", "StartKubeProxy", reason));
+                let node = &settings.model.node_name;
+                sink.send(ObjectEvent::about_node(node, EventType::Warning, "readOnlySysFS", "StartKubeProxy", reason));
             }
         }
         let (plane, listeners) = open(&settings)?;
@@ -308,26 +309,10 @@ fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Optio
     Ok((IptablesPlane::new(programs, rules), Some(listeners)))
 }
 
-fn about_node(
-    settings: &Settings,
-    event_type: EventType,
-    reason: &'static str,
-    action: &'static str,
-    note: String,
-) -> ObjectEvent {
-    ObjectEvent {
-        kind: Kind::Node,
-        object: ObjectName::cluster_scoped(&settings.model.node_name),
-        event_type,
-        reason,
-        action,
-        note,
-    }
-}
-
 /// Where an operator looks: events on the Node that it starts and, beside the warning in the log, that it fell back (L14).
 fn tell_start(choice: &Choice, settings: &Settings, sink: &EventSink) {
-    let event = |event_type, reason, action, note| about_node(settings, event_type, reason, action, note);
+    let node = &settings.model.node_name;
+    let event = |event_type, reason, action, note| ObjectEvent::about_node(node, event_type, reason, action, note);
     sink.send(event(EventType::Normal, "Starting", "StartKubeProxy", String::new()));
     if let Some(reason) = &choice.reason {
         let (requested, effective) = (choice.requested, choice.effective);

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Error, anyhow};
 use api_watch::{EventSink, EventType, ObjectEvent};
-use service_model::{Kind, ObjectName};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
@@ -118,12 +117,11 @@ async fn served<F: Future<Output = ()>>(
 }
 
 fn tell_failure(sink: &EventSink, node_name: &str, reason: &'static str, failed: &CannotListen) {
-    sink.send(ObjectEvent {
-        kind: Kind::Node,
-        object: ObjectName::cluster_scoped(node_name),
-        event_type: EventType::Warning,
+    sink.send(ObjectEvent::about_node(
+        node_name,
+        EventType::Warning,
         reason,
-        action: "StartKubeProxy",
-        note: failed.to_string(),
-    });
+        "StartKubeProxy",
+        failed.to_string(),
+    ));
 }

@@ -59,6 +59,26 @@ pub struct ObjectEvent {
     pub note: String,
 }
 
+impl ObjectEvent {
+    /// About a Node.
+    pub fn about_node(
+        node_name: &str,
+        event_type: EventType,
+        reason: &'static str,
+        action: &'static str,
+        note: String,
+    ) -> Self {
+        Self {
+            kind: Kind::Node,
+            object: ObjectName::cluster_scoped(node_name),
+            event_type,
+            reason,
+            action,
+            note,
+        }
+    }
+}
+
 /// Takes events about objects.
 #[derive(Clone, Debug)]
 pub struct EventSink(Option<mpsc::Sender<ObjectEvent>>);

@@ -12,7 +12,7 @@ use tracing::{debug, info, warn};
 /// Says what happened, each thing once.
 pub(super) struct Voice {
     sink: EventSink,
-    node: ObjectName,
+    node: Box<str>,
     rejections: FxHashMap<ObjectName, Vec<Rejection>>,
     /// How many they are.
     rejected: usize,
@@ -22,7 +22,7 @@ impl Voice {
     pub(super) fn new(sink: EventSink, node_name: &str) -> Self {
         Self {
             sink,
-            node: ObjectName::cluster_scoped(node_name),
+            node: node_name.into(),
             rejections: FxHashMap::default(),
             rejected: 0,
         }
@@ -39,14 +39,13 @@ impl Voice {
             elements = drift.elements,
             "not as kube-ipvs programmed it, repairing"
         );
-        self.sink.send(ObjectEvent {
-            kind: Kind::Node,
-            object: self.node.clone(),
-            event_type: EventType::Warning,
-            reason: "DriftRepaired",
-            action: "Repair",
-            note: format!("somebody else changed what kube-ipvs programmed: {drift}"),
-        });
+        self.sink.send(ObjectEvent::about_node(
+            &self.node,
+            EventType::Warning,
+            "DriftRepaired",
+            "Repair",
+            format!("somebody else changed what kube-ipvs programmed: {drift}"),
+        ));
     }
 
     /// The first commit is made.
