@@ -18,10 +18,18 @@ pub(crate) fn cache() -> PathBuf {
     root().join("target/kernel")
 }
 
-/// A cargo command in the workspace.
+/// A cargo command in the workspace. It does not inherit what `cargo run` says about the package xtask: build scripts
+/// ask for such variables (ring's does), and a build by `cargo xtask` after one by `cargo` would run them again, with all
+/// that depends on them.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root()).args(arguments).stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
