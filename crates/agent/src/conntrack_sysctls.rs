@@ -1,5 +1,6 @@
 //! How large the connection tracker is and how long it remembers (`conntrack` of the configuration), as kube-proxy sets
-//! them at start, in every mode.
+//! them at start, in every mode. `nf_conntrack_max` is raised and never lowered, as by kube-proxy from 1.36.6 and 1.37.2
+//! (kubernetes/kubernetes#142035).
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ipvs::sysctl::Sysctl;
+use ipvs::sysctl::{Suffices, Sysctl};
 use tracing::info;
 
 use crate::start_settings::ConntrackSettings;
@@ -23,7 +24,10 @@ const DEPTH: u64 = 4;
 /// The sysctls, without those that are left alone.
 pub(crate) fn wanted(settings: ConntrackSettings, processors: u64) -> Vec<Sysctl> {
     let seconds = |name, time: Duration| (!time.is_zero()).then(|| sysctl(name, time.as_secs()));
-    let most = entries(settings, processors).map(|entries| sysctl(MAX, entries));
+    let most = entries(settings, processors).map(|entries| Sysctl {
+        suffices: Suffices::Limit,
+        ..sysctl(MAX, entries)
+    });
     let liberal = settings
         .tcp_be_liberal
         .then(|| sysctl("net/netfilter/nf_conntrack_tcp_be_liberal", 1));
@@ -54,6 +58,7 @@ fn sysctl(name: &'static str, value: u64) -> Sysctl {
     Sysctl {
         name,
         value: value.to_string().into(),
+        suffices: Suffices::Same,
     }
 }
 
@@ -149,14 +154,15 @@ mod tests {
                 .into_iter()
                 .map(|sysctl| {
                     let name = sysctl.name.trim_start_matches("net/netfilter/nf_conntrack_");
-                    format!("{name}={}", sysctl.value)
+                    let at_least = if sysctl.suffices == Suffices::Limit { ">" } else { "" };
+                    format!("{name}{at_least}={}", sysctl.value)
                 })
                 .collect();
             all.join(" ")
         };
         assert_eq!(
             names(DEFAULTS),
-            "max=131072 tcp_timeout_established=86400 tcp_timeout_close_wait=3600"
+            "max>=131072 tcp_timeout_established=86400 tcp_timeout_close_wait=3600"
         );
         let others = ConntrackSettings {
             tcp_be_liberal: true,

@@ -17,6 +17,32 @@ pub struct Sysctl {
     pub name: &'static str,
     /// The value.
     pub value: Cow<'static, str>,
+    /// Which values are as good.
+    pub suffices: Suffices,
+}
+
+/// Which present values need no change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suffices {
+    /// The same text.
+    Same,
+    /// A number that is as large or larger; 0 is a limit that does not limit, and so larger than all.
+    Limit,
+}
+
+impl Sysctl {
+    /// Is nothing to be done where this is its value?
+    fn is_met_by(&self, present: &str) -> bool {
+        let number = |text: &str| text.parse::<u64>().ok();
+        match self.suffices {
+            Suffices::Same => present == self.value,
+            Suffices::Limit => match (number(present), number(&self.value)) {
+                (Some(0), Some(_)) => true,
+                (Some(present), Some(wanted)) => present >= wanted && wanted != 0,
+                _ => false,
+            },
+        }
+    }
 }
 
 /// One that had to be changed.
@@ -54,6 +80,7 @@ pub struct Restorable {
 pub const ROUTE_LOCALNET: Sysctl = Sysctl {
     name: "net/ipv4/conf/all/route_localnet",
     value: Cow::Borrowed("1"),
+    suffices: Suffices::Same,
 };
 
 /// What kube-proxy sets in IPVS mode, on the kernels that we support. `conn_reuse_mode` is not among it: kube-proxy
@@ -63,6 +90,7 @@ pub fn required(strict_arp: bool) -> Vec<Sysctl> {
     let sysctl = |name, value| Sysctl {
         name,
         value: Cow::Borrowed(value),
+        suffices: Suffices::Same,
     };
     let mut all = vec![
         sysctl("net/ipv4/vs/conntrack", "1"),
@@ -102,7 +130,7 @@ pub fn restore(sysctl: &Restorable) -> Result<(), Error> {
 
 fn ensure_in(root: &Path, wanted: &[Sysctl], kept: Option<&OldValues>) -> Ensured {
     let read = |sysctl: &Sysctl| match read(root, sysctl.name) {
-        Ok(old) if old == sysctl.value => None,
+        Ok(old) if sysctl.is_met_by(&old) => None,
         Ok(old) => Some((sysctl.clone(), old, Ok(()))),
         Err(error) => Some((sysctl.clone(), String::new(), Err(error))),
     };
@@ -127,7 +155,7 @@ fn restorable_in(root: &Path, kept: &OldValues) -> Result<Vec<Restorable>, Error
     let old = kept.read()?;
     let ours = required(true).into_iter().chain([ROUTE_LOCALNET]);
     Ok(ours
-        .filter_map(|Sysctl { name, value }| {
+        .filter_map(|Sysctl { name, value, .. }| {
             let old = old.get(name).filter(|old| **old != value)?;
             (read(root, name).ok()? == value).then(|| Restorable { name, old: old.clone() })
         })
@@ -182,7 +210,28 @@ mod tests {
         Sysctl {
             name,
             value: value.into(),
+            suffices: Suffices::Same,
         }
+    }
+
+    /// A limit is raised and never lowered.
+    #[test]
+    fn a_limit_is_never_lowered() {
+        let after = |before: &str, wanted: &'static str| {
+            let (root, _) = folder("limit", &[("max", before)]);
+            let sysctl = Sysctl {
+                suffices: Suffices::Limit,
+                ..one(("max", wanted))
+            };
+            let changed = ensure_in(&root, &[sysctl], None).changed.len();
+            (changed, fs::read_to_string(root.join("max")).unwrap())
+        };
+        assert_eq!(after("131072\n", "262144"), (1, "262144".to_owned()));
+        assert_eq!(after("262144\n", "262144"), (0, "262144\n".to_owned()));
+        assert_eq!(after("2097152\n", "262144"), (0, "2097152\n".to_owned()));
+        // No limit at all (nf_conntrack_core.c, __nf_conntrack_alloc).
+        assert_eq!(after("0\n", "262144"), (0, "0\n".to_owned()));
+        assert_eq!(after("many\n", "262144"), (1, "262144".to_owned()));
     }
 
     #[test]
