@@ -24,6 +24,10 @@ const SERVER: &str = "library of the API server, linked into kube-proxy, where n
 const ABSENT: &[(&str, &str)] = &[
     ("go_", "the runtime of Go"),
     (
+        "kubernetes_build_info",
+        "this is no build of Kubernetes, and an alert counts the versions of those; kube_ipvs_build_info is ours",
+    ),
+    (
         "rest_client_rate_limiter_duration_seconds",
         "there is no limiter: four lists are watched, events have limits of their own",
     ),

@@ -8,7 +8,9 @@ import (
 
 	utilfeature "k8s.io/apiserver/pkg/util/feature"
 	"k8s.io/component-base/featuregate"
-	proxyconfig "k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
+	"k8s.io/kube-proxy/config/v1alpha1"
+	proxyconfig "k8s.io/kubernetes/pkg/proxy/apis/config"
+	proxyscheme "k8s.io/kubernetes/pkg/proxy/apis/config/scheme"
 )
 
 // featureGates prints every feature gate of this release as a JSON object:
@@ -27,15 +29,25 @@ func featureGates(out io.Writer) error {
 }
 
 // configz prints the KubeProxyConfiguration of a file as kube-proxy shows it
-// at /configz: its internal type as JSON, under the group's name.
+// at /configz: its public type as JSON, with kind and apiVersion, under the
+// group's name.
 func configz(file string, out io.Writer) error {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	config, _, err := proxyconfig.Codecs.UniversalDecoder().Decode(data, nil, nil)
+	decoded, _, err := proxyscheme.Codecs.UniversalDecoder().Decode(data, nil, nil)
 	if err != nil {
 		return fmt.Errorf("decode %s: %w", file, err)
 	}
-	return json.NewEncoder(out).Encode(map[string]any{"kubeproxy.config.k8s.io": config})
+	internal, ok := decoded.(*proxyconfig.KubeProxyConfiguration)
+	if !ok {
+		return fmt.Errorf("decode %s: found a %T", file, decoded)
+	}
+	public := &v1alpha1.KubeProxyConfiguration{}
+	if err := proxyscheme.Scheme.Convert(internal, public, nil); err != nil {
+		return fmt.Errorf("convert %s: %w", file, err)
+	}
+	public.SetGroupVersionKind(v1alpha1.SchemeGroupVersion.WithKind("KubeProxyConfiguration"))
+	return json.NewEncoder(out).Encode(map[string]any{proxyconfig.GroupName: public})
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use service_model::{Change, Config, DetectLocal, Event, NodePortAddresses, ObjectName, Scheduler};
+use service_model::{Change, Config, DetectLocal, Event, Family, NodePortAddresses, ObjectName, Scheduler};
 use testbed::load::{Answer, Place};
 use testbed::world::NODE;
 
@@ -155,6 +155,7 @@ pub(crate) fn config(mode: Mode) -> Result<Config> {
     Ok(Config {
         node_name: NODE.into(),
         scheduler: Scheduler::default(),
+        families: Family::BOTH,
         node_port_addresses: NodePortAddresses::All,
         node_ip: None,
         allow_external_ips: true,

@@ -66,3 +66,95 @@ fn both_documents_hold_and_the_swap_of_the_config_map_ends_the_program() {
     // The data path stays as it is (L12).
     assert_eq!(world.node.sh("ipvsadm -Sn").unwrap(), servers);
 }
+
+/// kubeadm from 1.37 writes the mode by itself where nobody chose one; and its own file stands behind `--config` in
+/// clusters of kubernetes/kubernetes#76267.
+#[test]
+fn the_mode_iptables_of_a_file_is_obeyed_and_said_loudly_once() {
+    let (world, folder, manifests) = (World::new().unwrap(), tempfile::tempdir().unwrap(), examples());
+    world.node.sh("iptables-nft -t mangle -N KUBE-KUBELET-CANARY").unwrap();
+    let config = folder.path().join("config.conf");
+    let text = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: iptables\nconntrack: {maxPerCore: 0}\nnodePortAddresses: [primary, localhost]\n\
+                ---\napiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n";
+    fs::write(&config, text).unwrap();
+    let run = folder.path().join("run");
+    let words = [
+        "--config",
+        config.to_str().unwrap(),
+        "--manifests",
+        manifests.path().to_str().unwrap(),
+        "--hostname-override",
+        NODE,
+        "--run-dir",
+        run.to_str().unwrap(),
+    ];
+    let mut daemon = Daemon::start(&world.node, &words).unwrap();
+    daemon.wait_until_serving().unwrap();
+    assert!(world.node.sh("iptables-nft-save").unwrap().contains("KUBE-SVC-"));
+    assert_eq!(world.node.sh("ipvsadm -Sn").unwrap(), "");
+    let said = daemon.said();
+    let warnings = |text: &str| {
+        said.iter()
+            .filter(|line| line.contains("WARN") && line.contains(text))
+            .count()
+    };
+    assert_eq!(warnings("mode: ipvs is what kube-ipvs is for"), 1, "{said:#?}");
+    assert_eq!(warnings("of kind \"ClusterConfiguration\""), 1, "{said:#?}");
+    // The iptables mode has NodePorts there.
+    assert_eq!(warnings("localhost"), 0, "{said:#?}");
+    daemon.terminate().unwrap();
+
+    // By a flag somebody chose it.
+    let mut daemon = Daemon::start(&world.node, &[&words[2..], &["--proxy-mode=iptables"]].concat()).unwrap();
+    daemon.wait_until_serving().unwrap();
+    let said = daemon.said();
+    assert!(
+        said.iter().all(|line| !line.contains("mode: ipvs is what")),
+        "{said:#?}"
+    );
+}
+
+/// Kubernetes 1.37's keyword, which IPVS has no listener for (T17).
+#[test]
+fn localhost_alone_answers_nothing_in_the_ipvs_mode_and_that_is_a_warning() {
+    let (world, manifests) = (World::new().unwrap(), examples());
+    let start = |addresses: &str| {
+        let flag = format!("--nodeport-addresses={addresses}");
+        let words = [
+            "--manifests",
+            manifests.path().to_str().unwrap(),
+            "--hostname-override",
+            NODE,
+            &flag,
+        ];
+        let mut daemon = Daemon::start(&world.node, &words).unwrap();
+        daemon.wait_until_serving().unwrap();
+        let said = daemon.said();
+        let warned: Vec<_> = said
+            .iter()
+            .filter(|line| line.contains("NodePorts do not answer on localhost"))
+            .cloned()
+            .collect();
+        let servers = world.node.sh("ipvsadm -Sn").unwrap();
+        daemon.terminate().unwrap();
+        (warned, servers)
+    };
+    let (warned, servers) = start("localhost");
+    assert!(
+        matches!(warned.as_slice(), [only] if only.contains("answers_elsewhere=false")),
+        "{warned:?}"
+    );
+    let at_the_node = ["-t 192.0.2.10:30", "-t 127.0.0.1:", "-t [2001:db8"];
+    assert!(at_the_node.iter().all(|start| !servers.contains(start)), "{servers}");
+    let (warned, servers) = start("primary,localhost");
+    assert!(
+        matches!(warned.as_slice(), [only] if only.contains("answers_elsewhere=true")),
+        "{warned:?}"
+    );
+    assert!(
+        servers.contains(at_the_node[0]) && !servers.contains(at_the_node[1]),
+        "{servers}"
+    );
+    let (warned, _) = start("primary");
+    assert!(warned.is_empty(), "{warned:?}");
+}

@@ -13,6 +13,7 @@ pub(crate) fn config() -> Config {
     Config {
         node_name: "n".into(),
         scheduler: Scheduler::default(),
+        families: Family::BOTH,
         node_port_addresses: NodePortAddresses::All,
         node_ip: None,
         allow_external_ips: true,

@@ -15,6 +15,7 @@ mod daemon;
 mod fallback;
 mod health;
 mod host_rules;
+mod ipv6_off;
 mod ipvs;
 mod leftovers;
 mod life;

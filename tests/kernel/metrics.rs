@@ -159,8 +159,21 @@ fn other_pages_are_kube_proxys() {
     let configz = ask("/configz");
     assert_eq!(configz.header("content-type"), "application/json");
     let body: Value = serde_json::from_str(&configz.body).unwrap();
-    assert!(body.as_object().unwrap().contains_key("kubeproxy.config.k8s.io"));
-    assert!(text("/flagz").starts_with("\nkube-proxy flags\nWarning: "));
+    // The public object, wrapped once (kubernetes/kubernetes#136044).
+    assert_eq!(
+        body.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["kubeproxy.config.k8s.io"]
+    );
+    let inner = &body["kubeproxy.config.k8s.io"];
+    let field = |name: &str| inner.pointer(name).cloned().unwrap_or_default();
+    assert_eq!(field("/kind"), "KubeProxyConfiguration");
+    assert_eq!(field("/apiVersion"), "kubeproxy.config.k8s.io/v1alpha1");
+    assert_eq!(
+        (field("/mode"), field("/ipvs/syncPeriod")),
+        (json!("ipvs"), json!("30s"))
+    );
+    assert_eq!(field("/conntrack/tcpEstablishedTimeout"), "24h0m0s");
+    assert!(text("/flagz").starts_with("\nkube-proxy flagz\nWarning: "));
     let statusz = text("/statusz");
     assert!(
         statusz.contains("\nStarted: ") && statusz.contains("\nUp: 0 hr 00 min "),
@@ -176,6 +189,23 @@ fn other_pages_are_kube_proxys() {
     )
     .unwrap();
     assert_eq!(json.status, 406);
+    for (path, kind, field) in [("/statusz", "Statusz", "paths"), ("/flagz", "Flagz", "flags")] {
+        let accept = format!("application/json;v=v1beta1;g=config.k8s.io;as={kind}");
+        let answer = http::request(&world.node, at(), "GET", path, &[("Accept", &accept)], "").unwrap();
+        assert_eq!(
+            (answer.status, answer.header("content-type")),
+            (
+                200,
+                format!("application/json;g=config.k8s.io;v=v1beta1;as={kind}").as_str()
+            )
+        );
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!(
+            (&body["kind"], &body["metadata"]["name"]),
+            (&json!(kind), &json!("kube-proxy"))
+        );
+        assert!(!body[field].is_null(), "{body}");
+    }
     // Without profiling there is nothing to debug.
     for path in [
         "/",

@@ -19,6 +19,7 @@ mod gate_table;
 mod kube_proxy;
 mod logging;
 mod no_effect;
+mod node_port_address;
 mod output;
 mod own;
 mod tree;
@@ -33,22 +34,23 @@ use tracing::{info, warn};
 
 pub(crate) use self::address::{cidr, ip, socket};
 pub(crate) use self::duration::GoDuration;
-pub(crate) use self::feature_gate::allow_service_external_ips;
+pub(crate) use self::feature_gate::{FeatureGate, allow_service_external_ips, in_use, serves_flagz, serves_statusz};
 pub(crate) use self::file::ConfigFile;
 pub(crate) use self::flag::Flags;
 pub(crate) use self::flag_table::{LogFlags, OwnFlags, ProxyFlags, RunFlags, ServiceFlags};
 pub(crate) use self::flag_value::parse_bool;
+pub(crate) use self::gate_table::KUBERNETES_RELEASE;
 pub(crate) use self::kube_proxy::KubeProxyConfiguration;
 pub(crate) use self::logging::LoggingConfiguration;
+pub(crate) use self::node_port_address::NodePortAddress;
 pub(crate) use self::own::{Fallback, ForwardAccept, KubeIpvsConfiguration};
 
 use self::document::Documents;
 use self::doubt::Doubt;
 use self::fill::{HEALTHZ_PORT, METRICS_PORT};
 use crate::cli::DaemonArgs;
-
-/// There when the kernel knows IPv6.
-const IPV6: &str = "/proc/net/if_inet6";
+use crate::ip_family;
+use crate::mode::ModeOrigin;
 
 /// Complete and valid.
 #[derive(Debug)]
@@ -57,6 +59,8 @@ pub(crate) struct Configuration {
     pub(crate) own: KubeIpvsConfiguration,
     /// The file that it comes from.
     pub(crate) file: Option<ConfigFile>,
+    /// Who says which mode.
+    pub(crate) mode_origin: ModeOrigin,
     /// What was odd about it, for the log, which is set up by it.
     remarks: Vec<String>,
 }
@@ -90,6 +94,7 @@ impl Configuration {
             kube_proxy,
             own: KubeIpvsConfiguration::default(),
             file: None,
+            mode_origin: ModeOrigin::Flag,
             remarks: Vec::new(),
         }
     }
@@ -123,6 +128,7 @@ impl Configuration {
             kube_proxy,
             own: own.unwrap_or_default(),
             file: Some(file),
+            mode_origin: ModeOrigin::File,
             remarks,
         })
     }
@@ -141,6 +147,9 @@ impl Configuration {
     }
 
     fn complete(mut self) -> Result<Self> {
+        if self.kube_proxy.mode.is_empty() {
+            self.mode_origin = ModeOrigin::Default;
+        }
         self.kube_proxy.choose();
         let invalid = validation::validate(&self.kube_proxy, &self.own);
         match invalid.as_slice() {
@@ -158,13 +167,24 @@ impl Configuration {
         for remark in &self.remarks {
             warn!("{remark}");
         }
+        if self.mode_origin == ModeOrigin::Default {
+            info!("no mode is given: ipvs, which is this program's default; kube-proxy's is iptables");
+        }
         let fields = no_effect::fields(&self.kube_proxy);
         if !fields.is_empty() {
             warn!(fields = fields.join(", "), "configuration fields without effect");
         }
-        let gates = feature_gate::without_effect(&self.kube_proxy.feature_gates);
-        if !gates.is_empty() {
-            info!(gates = gates.join(", "), "feature gates without effect");
+        let gates = feature_gate::remarks(&self.kube_proxy.feature_gates, &self.kube_proxy.mode);
+        if let Some(odd) = gates.odd {
+            warn!("{odd}");
+        }
+        if gates.ipvs_is_off {
+            warn!(
+                "the feature gate KubeProxyIPVS=false is of kube-proxy's IPVS mode, the mode ipvs is served all the same"
+            );
+        }
+        if !gates.without_effect.is_empty() {
+            info!(gates = gates.without_effect.join(", "), "feature gates without effect");
         }
     }
 
@@ -173,7 +193,7 @@ impl Configuration {
     /// # Errors
     /// Addresses of the wrong family, where that is known and cannot work.
     pub(crate) fn doubt(&self) -> Result<()> {
-        for doubt in doubt::doubts(&self.kube_proxy, Path::new(IPV6).exists()) {
+        for doubt in doubt::doubts(&self.kube_proxy, ip_family::of_node()) {
             match doubt {
                 Doubt::Harmless(reason) => warn!(reason, "the configuration may be incomplete or incorrect"),
                 Doubt::Fatal(reason) => bail!("the configuration is incorrect: {reason}"),

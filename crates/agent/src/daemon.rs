@@ -25,6 +25,7 @@ use crate::deny_exec;
 use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::http::service_health::HealthChecks;
+use crate::ip_family;
 use crate::listeners::{self, Listeners};
 use crate::log::Verbosity;
 use crate::metrics::Metrics;
@@ -32,7 +33,7 @@ use crate::mode::{Choice, Mode};
 use crate::privilege::require_net_admin;
 use crate::progress::Progress;
 use crate::servers::Servers;
-use crate::settings::{Settings, Source};
+use crate::settings::{LocalhostNodePorts, Settings, Source};
 use crate::start;
 use crate::sync::{Channels, Readers, Sync};
 
@@ -46,6 +47,7 @@ const CHANNEL: usize = 1024;
 pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
     let requested = settings.mode;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = %requested, "starting");
+    ip_family::tell(settings.model.families);
     if settings.dry_run {
         return match requested {
             Mode::Ipvs => serve(settings, None, verbosity, |settings| {
@@ -60,7 +62,12 @@ pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
         };
     }
     require_net_admin()?;
-    let choice = Choice::make(requested, settings.model.scheduler, settings.fallback)?;
+    let choice = Choice::make(
+        requested,
+        settings.mode_origin,
+        settings.model.scheduler,
+        settings.fallback,
+    )?;
     if settings.start.init_only {
         return start::init_only(&settings, choice.effective);
     }
@@ -193,9 +200,12 @@ fn serve<P: Plane + Send + 'static>(
 /// What the sync thread tells others by, and what they read of health checks.
 fn readers(settings: &Settings, choice: Option<&Choice>) -> (Readers, watch::Receiver<Arc<HealthChecks>>) {
     let progress = Arc::new(Progress::new());
-    let gates = vec![("AllowServiceExternalIPs", settings.model.allow_external_ips)];
     let asked = Choice::as_requested(settings.mode);
-    let metrics = Metrics::new(choice.unwrap_or(&asked).clone(), Arc::clone(&progress), gates);
+    let metrics = Metrics::new(
+        choice.unwrap_or(&asked).clone(),
+        Arc::clone(&progress),
+        settings.gates.clone(),
+    );
     let (health_checks, checks) = watch::channel(Arc::default());
     let readers = Readers {
         progress,
@@ -291,10 +301,14 @@ fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Optio
     let rules = iptables::Settings {
         masquerade_bit: settings.masquerade_bit,
         drop_invalid: liberal.map_or(true, |text| text.trim() == "0"),
+        families: settings.model.families,
     };
-    let mut reader = programs;
+    let (mut reader, families) = (programs, settings.model.families);
     let read = move || {
         let mut save = |family| {
+            if !families.contains(&family) {
+                return Ok(String::new());
+            }
             reader.save(family).map_err(|error| KernelBroken {
                 operation: "read the rules",
                 source: error.into(),
@@ -309,6 +323,9 @@ fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Optio
     Ok((IptablesPlane::new(programs, rules), Some(listeners)))
 }
 
+/// Said in the log and by an event.
+const IPVS_IS_IDLE: &str = "the configuration file says mode: iptables, and IPVS would work on this node; kubeadm from 1.37 writes that mode where nobody chose one: mode: ipvs is what kube-ipvs is for";
+
 /// Where an operator looks: events on the Node that it starts and, beside the warning in the log, that it fell back (L14).
 fn tell_start(choice: &Choice, settings: &Settings, sink: &EventSink) {
     let node = &settings.model.node_name;
@@ -318,6 +335,20 @@ fn tell_start(choice: &Choice, settings: &Settings, sink: &EventSink) {
         let (requested, effective) = (choice.requested, choice.effective);
         let note = format!("mode {requested} was asked for, {effective} is used: {reason}");
         sink.send(event(EventType::Warning, "FallbackToIptables", "ChooseMode", note));
+    }
+    if choice.ipvs_is_idle {
+        warn!("{IPVS_IS_IDLE}");
+        sink.send(event(
+            EventType::Warning,
+            "IptablesModeInFile",
+            "ChooseMode",
+            IPVS_IS_IDLE.to_owned(),
+        ));
+    }
+    let serves_localhost = choice.effective == Mode::Iptables && settings.localhost_node_ports();
+    if !serves_localhost && settings.localhost != LocalhostNodePorts::NotNamed {
+        let answers_elsewhere = settings.localhost == LocalhostNodePorts::Named;
+        warn!(mode = %choice.effective, answers_elsewhere, "NodePorts do not answer on localhost, which nodePortAddresses names");
     }
 }
 

@@ -7,6 +7,7 @@ pub(crate) mod metrics_server;
 mod profile;
 pub(crate) mod proxy_health;
 pub(crate) mod service_health;
+mod zpages;
 
 use std::convert::Infallible;
 use std::future::Future;

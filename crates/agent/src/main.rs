@@ -15,6 +15,7 @@ mod deny_exec;
 mod dry_run;
 mod host_rules;
 mod http;
+mod ip_family;
 mod listeners;
 mod log;
 mod metrics;

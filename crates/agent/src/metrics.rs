@@ -19,6 +19,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text};
 use prometheus_client::registry::Registry;
 
+use crate::config::FeatureGate;
 use crate::mode::{Choice, Mode};
 use crate::progress::Progress;
 use kube_proxy::KubeProxy;
@@ -38,11 +39,11 @@ pub(crate) struct Metrics {
     /// Of the IPVS mode alone.
     virtual_servers: Option<VirtualServers>,
     progress: Arc<Progress>,
-    gates: Vec<(&'static str, bool)>,
+    gates: Vec<FeatureGate>,
 }
 
 impl Metrics {
-    pub(crate) fn new(choice: Choice, progress: Arc<Progress>, gates: Vec<(&'static str, bool)>) -> Self {
+    pub(crate) fn new(choice: Choice, progress: Arc<Progress>, gates: Vec<FeatureGate>) -> Self {
         Self {
             kube_proxy: KubeProxy::new(choice.effective),
             virtual_servers: (choice.effective == Mode::Ipvs).then(VirtualServers::default),

@@ -15,6 +15,15 @@ pub(crate) enum Mode {
     Iptables,
 }
 
+/// Who says which mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ModeOrigin {
+    Flag,
+    File,
+    /// Nobody: it is the default.
+    Default,
+}
+
 /// The mode asked for, the mode in use, and why they differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Choice {
@@ -22,6 +31,9 @@ pub(crate) struct Choice {
     pub(crate) effective: Mode,
     /// One sentence; `None` = as requested.
     pub(crate) reason: Option<String>,
+    /// A file asks for iptables on a node where IPVS would work. kubeadm from 1.37 writes that mode where nobody chose one
+    /// (kubernetes/kubernetes#139777).
+    pub(crate) ipvs_is_idle: bool,
 }
 
 /// IPVS was asked for, cannot be used, and nothing else is allowed.
@@ -30,16 +42,18 @@ pub(crate) struct Choice {
 pub(crate) struct NoIpvs(pub(crate) String);
 
 impl Choice {
-    /// Asks the kernel where IPVS is requested.
+    /// Asks the kernel where IPVS is requested, or where it may be meant.
     ///
     /// # Errors
     /// [`NoIpvs`].
-    pub(crate) fn make(requested: Mode, scheduler: Scheduler, fallback: Fallback) -> Result<Self, NoIpvs> {
-        let answer = match requested {
-            Mode::Ipvs => probe(scheduler),
-            Mode::Iptables => Answer::Able,
-        };
-        let choice = Self::of(requested, answer, fallback)?;
+    pub(crate) fn make(
+        requested: Mode,
+        origin: ModeOrigin,
+        scheduler: Scheduler,
+        fallback: Fallback,
+    ) -> Result<Self, NoIpvs> {
+        let asks = requested == Mode::Ipvs || origin == ModeOrigin::File;
+        let choice = Self::of(requested, asks.then(|| probe(scheduler)), fallback)?;
         if let Some(reason) = &choice.reason {
             warn!(requested = %choice.requested, effective = %choice.effective, reason, "falling back to another mode");
         }
@@ -52,18 +66,24 @@ impl Choice {
             requested,
             effective: requested,
             reason: None,
+            ipvs_is_idle: false,
         }
     }
 
-    fn of(requested: Mode, answer: Answer, fallback: Fallback) -> Result<Self, NoIpvs> {
-        match (answer, fallback) {
-            (Answer::Able | Answer::Partly, _) => Ok(Self::as_requested(requested)),
-            (Answer::Unable(missing), Fallback::Iptables) => Ok(Self {
-                requested,
+    fn of(requested: Mode, answer: Option<Answer>, fallback: Fallback) -> Result<Self, NoIpvs> {
+        let as_requested = Self::as_requested(requested);
+        match (requested, answer, fallback) {
+            (Mode::Ipvs, Some(Answer::Unable(missing)), Fallback::Iptables) => Ok(Self {
                 effective: Mode::Iptables,
                 reason: Some(sentence(&missing)),
+                ..as_requested
             }),
-            (Answer::Unable(missing), Fallback::None) => Err(NoIpvs(sentence(&missing))),
+            (Mode::Ipvs, Some(Answer::Unable(missing)), Fallback::None) => Err(NoIpvs(sentence(&missing))),
+            (Mode::Iptables, Some(Answer::Able | Answer::Partly), _) => Ok(Self {
+                ipvs_is_idle: true,
+                ..as_requested
+            }),
+            _ => Ok(as_requested),
         }
     }
 }
@@ -85,21 +105,40 @@ impl fmt::Display for Mode {
 mod tests {
     use super::*;
 
+    fn unable() -> Answer {
+        Answer::Unable(Missing {
+            module: "ip_vs",
+            reason: "there is no IPVS".to_owned(),
+        })
+    }
+
+    /// It is obeyed all the same.
+    #[test]
+    fn the_mode_iptables_of_a_file_is_doubtful_where_ipvs_would_work() {
+        let choice = |answer| Choice::of(Mode::Iptables, answer, Fallback::None).unwrap();
+        for (answer, idle) in [
+            (Some(Answer::Able), true),
+            (Some(Answer::Partly), true),
+            (Some(unable()), false),
+            // By a flag: somebody chose it, and nothing is asked.
+            (None, false),
+        ] {
+            let choice = choice(answer.clone());
+            assert_eq!((choice.effective, choice.reason), (Mode::Iptables, None));
+            assert_eq!(choice.ipvs_is_idle, idle, "{answer:?}");
+        }
+    }
+
     #[test]
     fn a_kernel_that_cannot_is_told_and_left_or_refused() {
-        let missing = || {
-            Answer::Unable(Missing {
-                module: "ip_vs",
-                reason: "there is no IPVS".to_owned(),
-            })
-        };
+        let missing = || Some(unable());
         let choice = Choice::of(Mode::Ipvs, missing(), Fallback::Iptables).unwrap();
         assert_eq!(choice.effective, Mode::Iptables);
         assert_eq!(choice.reason.as_deref(), Some("there is no IPVS (kernel module ip_vs)"));
         let error = Choice::of(Mode::Ipvs, missing(), Fallback::None).unwrap_err();
         assert!(error.to_string().contains("kernel module ip_vs"), "{error}");
         for answer in [Answer::Able, Answer::Partly] {
-            let choice = Choice::of(Mode::Ipvs, answer, Fallback::None).unwrap();
+            let choice = Choice::of(Mode::Ipvs, Some(answer), Fallback::None).unwrap();
             assert_eq!((choice.effective, choice.reason), (Mode::Ipvs, None));
         }
     }

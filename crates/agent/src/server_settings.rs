@@ -15,10 +15,12 @@ pub(crate) struct ServerSettings {
     pub(crate) hard_fail: bool,
     /// `/debug/flags/v` is served (`enableProfiling`).
     pub(crate) profiling: bool,
-    /// The configuration in use as kube-proxy writes it, for `/configz`.
+    /// What `/configz` answers: the configuration in use, as kube-proxy writes it, under its group.
     pub(crate) configuration: Value,
-    /// Name and value of every flag, for `/flagz`.
-    pub(crate) flags: Vec<(String, String)>,
+    /// `/statusz` is served (gate `ComponentStatusz`).
+    pub(crate) status: bool,
+    /// Name and value of every flag, for `/flagz`; `None` = not served (gate `ComponentFlagz`).
+    pub(crate) flags: Option<Vec<(String, String)>>,
 }
 
 impl Default for ServerSettings {
@@ -29,7 +31,8 @@ impl Default for ServerSettings {
             hard_fail: false,
             profiling: false,
             configuration: Value::Null,
-            flags: Vec::new(),
+            status: true,
+            flags: Some(Vec::new()),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! What decides what is programmed for a Service, in the terms of the model.
 
-use anyhow::{Context, Result};
-use service_model::{Capture, Config, DetectLocal, NodePortAddresses, Scheduler};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::config::{KubeProxyConfiguration, allow_service_external_ips, cidr, ip};
+use anyhow::{Context, Result};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use service_model::{Capture, Config, DetectLocal, Family, NodePortAddresses, Scheduler};
+
+use crate::config::{KubeProxyConfiguration, NodePortAddress, allow_service_external_ips, cidr, ip};
 use crate::mode::Mode;
 use crate::node_name::node_name;
 
@@ -14,16 +17,13 @@ use crate::node_name::node_name;
 pub(crate) fn model_config(given: &KubeProxyConfiguration) -> Result<Config> {
     Ok(Config {
         node_name: node_name(Some(&given.hostname_override))?.into(),
+        families: Family::BOTH,
         scheduler: match given.ipvs.scheduler.trim() {
             "" => Scheduler::default(),
             // Of the iptables mode nobody asks for one, so it was not validated.
             name => name.parse().unwrap_or_default(),
         },
-        node_port_addresses: match given.node_port_addresses.as_slice() {
-            [] => NodePortAddresses::All,
-            [only] if only == "primary" => NodePortAddresses::Primary,
-            cidrs => NodePortAddresses::Cidrs(cidrs.iter().filter_map(|text| cidr(text)).collect()),
-        },
+        node_port_addresses: node_port_addresses(given),
         node_ip: ip(&given.bind_address).filter(|ip| !ip.is_unspecified()),
         allow_external_ips: allow_service_external_ips(&given.feature_gates),
         masquerade_all: given.iptables.masquerade_all,
@@ -33,6 +33,27 @@ pub(crate) fn model_config(given: &KubeProxyConfiguration) -> Result<Config> {
             Mode::Iptables => redirect(given),
         },
     })
+}
+
+/// Keywords but `primary` do not depend on the node (Kubernetes 1.37, `expandNodePortAddressKeywords`).
+fn node_port_addresses(given: &KubeProxyConfiguration) -> NodePortAddresses {
+    const LOCALHOST: [IpNet; 2] = [
+        IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8)),
+        IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128)),
+    ];
+    if given.node_port_addresses.is_empty() {
+        return NodePortAddresses::All;
+    }
+    let (mut primary, mut cidrs) = (false, Vec::new());
+    for entry in NodePortAddress::all_of(&given.node_port_addresses) {
+        match entry {
+            NodePortAddress::Primary => primary = true,
+            NodePortAddress::Localhost => cidrs.extend(LOCALHOST),
+            NodePortAddress::All => return NodePortAddresses::All,
+            NodePortAddress::Cidr(cidr) => cidrs.push(cidr),
+        }
+    }
+    NodePortAddresses::Among { primary, cidrs }
 }
 
 /// The mode that is asked for.
@@ -88,6 +109,30 @@ mod tests {
         assert_eq!((model.masquerade_all, model.allow_external_ips), (false, true));
         assert_eq!(model.detect_local, DetectLocal::ClusterCidr(Vec::new()));
         assert_eq!(model.node_port_addresses, NodePortAddresses::All);
+    }
+
+    #[test]
+    fn keywords_of_node_port_addresses() {
+        let check = |list: &str, expect: Option<(bool, &[&str])>| {
+            let flag = format!("--nodeport-addresses={list}");
+            let expect = match expect {
+                None => NodePortAddresses::All,
+                Some((primary, cidrs)) => NodePortAddresses::Among {
+                    primary,
+                    cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+                },
+            };
+            assert_eq!(model(&[&flag]).node_port_addresses, expect, "{list}");
+        };
+        check("", None);
+        check("primary", Some((true, &[])));
+        check("localhost", Some((false, &["127.0.0.0/8", "::1/128"])));
+        check(
+            "primary,10.0.0.0/8,localhost",
+            Some((true, &["10.0.0.0/8", "127.0.0.0/8", "::1/128"])),
+        );
+        check("10.0.0.0/8,all", None);
+        check("primary,all", None);
     }
 
     #[test]

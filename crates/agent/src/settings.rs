@@ -9,8 +9,12 @@ use service_model::{Capture, Config, DetectLocal};
 use tracing::warn;
 
 use crate::cli::DaemonArgs;
-use crate::config::{ConfigFile, Configuration, Fallback, ForwardAccept, GoDuration, KubeProxyConfiguration, socket};
-use crate::mode::Mode;
+use crate::config::{
+    ConfigFile, Configuration, Fallback, FeatureGate, ForwardAccept, GoDuration, KubeProxyConfiguration,
+    NodePortAddress, in_use, serves_flagz, serves_statusz, socket,
+};
+use crate::ip_family;
+use crate::mode::{Mode, ModeOrigin};
 use crate::server_settings::ServerSettings;
 use crate::service_settings::{masquerade_bit, mode, model_config, redirect};
 use crate::start_settings::{ConntrackSettings, StartSettings};
@@ -22,9 +26,12 @@ pub(crate) struct Settings {
     pub(crate) source: Source,
     pub(crate) model: Config,
     pub(crate) mode: Mode,
+    pub(crate) mode_origin: ModeOrigin,
     pub(crate) fallback: Fallback,
     /// What the model is told in the iptables mode.
     pub(crate) redirect: Capture,
+    /// What `nodePortAddresses` says about loopback.
+    pub(crate) localhost: LocalhostNodePorts,
     /// Bit of the packet mark that stands for masquerading.
     pub(crate) masquerade_bit: u8,
     pub(crate) periods: Periods,
@@ -43,7 +50,29 @@ pub(crate) struct Settings {
     /// Ends the program when it changes.
     pub(crate) config_file: Option<ConfigFile>,
     pub(crate) servers: ServerSettings,
+    /// Feature gates with an effect, for `/metrics`.
+    pub(crate) gates: Vec<FeatureGate>,
     pub(crate) start: StartSettings,
+}
+
+/// Does `nodePortAddresses` have the keyword `localhost`?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LocalhostNodePorts {
+    NotNamed,
+    Named,
+    /// And nothing else.
+    Alone,
+}
+
+impl LocalhostNodePorts {
+    fn of(list: &[String]) -> Self {
+        let named = NodePortAddress::all_of(list).any(|entry| entry == NodePortAddress::Localhost);
+        match (named, list) {
+            (true, [_]) => Self::Alone,
+            (true, _) => Self::Named,
+            (false, _) => Self::NotNamed,
+        }
+    }
 }
 
 /// Where objects come from.
@@ -70,16 +99,20 @@ impl Settings {
     pub(crate) fn new(configuration: Configuration, args: DaemonArgs) -> Result<Self> {
         let servers = ServerSettings {
             configuration: configuration.configz(),
-            flags: args.all_flags,
+            flags: serves_flagz(&configuration.kube_proxy.feature_gates).then_some(args.all_flags),
             ..server_settings(&configuration.kube_proxy)
         };
         let Configuration {
             kube_proxy: given,
             own,
             file,
+            mode_origin,
             ..
         } = configuration;
-        let model = model_config(&given)?;
+        let model = Config {
+            families: ip_family::of_node(),
+            ..model_config(&given)?
+        };
         if model.detect_local == DetectLocal::default() {
             warn!(
                 "detectLocalMode is ClusterCIDR and clusterCIDR is not set: traffic of pods is not told from other traffic"
@@ -105,6 +138,8 @@ impl Settings {
             source,
             model,
             mode,
+            mode_origin,
+            localhost: LocalhostNodePorts::of(&given.node_port_addresses),
             fallback: own.fallback,
             redirect: redirect(&given),
             masquerade_bit: masquerade_bit(&given)?,
@@ -124,6 +159,7 @@ impl Settings {
             old_sysctls: own.old_sysctls(),
             config_file: file,
             servers,
+            gates: in_use(&given.feature_gates),
             start: StartSettings {
                 init_only: args.init_only,
                 ..start_settings(&given)
@@ -155,6 +191,7 @@ fn server_settings(given: &KubeProxyConfiguration) -> ServerSettings {
         metrics: socket(&given.metrics_bind_address),
         hard_fail: given.bind_address_hard_fail,
         profiling: given.enable_profiling,
+        status: serves_statusz(&given.feature_gates),
         ..ServerSettings::default()
     }
 }
@@ -207,7 +244,11 @@ mod tests {
         assert_eq!(settings.model.scheduler, Scheduler::Maglev);
         assert_eq!(settings.periods.min_sync.as_secs(), 60);
         assert!(settings.strict_arp);
-        assert_eq!(settings.model.node_port_addresses, NodePortAddresses::Primary);
+        let primary = NodePortAddresses::Among {
+            primary: true,
+            cidrs: Vec::new(),
+        };
+        assert_eq!(settings.model.node_port_addresses, primary);
         assert!(matches!(settings.source, Source::Directory(_)));
         assert_eq!(settings.masquerade_bit, 14);
     }
@@ -276,8 +317,30 @@ mod tests {
         assert_eq!(told.model.node_ip, "10.0.0.1".parse().ok());
         assert!(told.start.init_only && told.start.conntrack.tcp_be_liberal);
         assert_eq!(told.start.oom_score_adj, Some(0));
-        let configz = told.servers.configuration.pointer("/kubeproxy.config.k8s.io/Mode");
+        assert!(told.servers.status && told.servers.flags.is_some());
+        let configz = told.servers.configuration.pointer("/kubeproxy.config.k8s.io/mode");
         assert_eq!(configz.and_then(serde_json::Value::as_str), Some("ipvs"));
+    }
+
+    #[test]
+    fn localhost_among_the_addresses_of_node_ports_is_noticed() {
+        let check = |list: &str, expect| {
+            let flag = format!("--nodeport-addresses={list}");
+            assert_eq!(settings(&[&flag]).unwrap().localhost, expect, "{list}");
+        };
+        check("", LocalhostNodePorts::NotNamed);
+        check("primary,127.0.0.0/8", LocalhostNodePorts::NotNamed);
+        check("primary,localhost", LocalhostNodePorts::Named);
+        check("localhost", LocalhostNodePorts::Alone);
+    }
+
+    #[test]
+    fn pages_go_with_their_feature_gates() {
+        let told = settings(&["--feature-gates=ComponentFlagz=false"]).unwrap();
+        assert!(told.servers.status && told.servers.flags.is_none());
+        let told = settings(&["--feature-gates=ComponentStatusz=false"]).unwrap();
+        assert!(!told.servers.status && told.servers.flags.is_some());
+        assert_eq!(told.gates.len(), 5);
     }
 
     /// Each mode has its own periods, also where it is the fallback of the other.

@@ -12,7 +12,7 @@ use crate::claim::{Claim, Claims};
 use crate::config::{Config, NodePortAddresses};
 use crate::endpoint_cache::{Slice, ZoneSets};
 use crate::event::{Change, Event, Kind};
-use crate::face::{Face, Nodes, external_addresses, faces};
+use crate::face::{Face, Nodes, external_addresses, faces, family_of};
 use crate::frontend::{FrontendKey, NodePortPlaces, Program};
 use crate::local_traffic::LocalTraffic;
 use crate::name::ObjectName;
@@ -178,8 +178,12 @@ impl Cluster {
         self.nodes.node_port_places(&self.config, family)
     }
 
-    fn set_service(&mut self, service: Service) {
+    fn set_service(&mut self, mut service: Service) {
         self.arrivals.services += 1;
+        // Without a cluster IP of a family a service has nothing of it.
+        service
+            .cluster_ips
+            .retain(|ip| self.config.families.contains(&family_of(*ip)));
         let name = service.name.clone();
         let entry = self.services.entry(name.clone()).or_default();
         if entry.service.as_deref() == Some(&service) {
@@ -277,6 +281,12 @@ impl Cluster {
 
     fn set_slice(&mut self, slice: EndpointSlice) {
         let name = slice.name.clone();
+        if slice
+            .family
+            .is_some_and(|family| !self.config.families.contains(&family))
+        {
+            return self.delete_slice(&name);
+        }
         let service = ObjectName::new(name.namespace(), &slice.service);
         let is_start = !(self.is_complete(Kind::Service) && self.is_complete(Kind::EndpointSlice));
         let trigger = slice.last_change.filter(|_| !is_start);
@@ -331,7 +341,10 @@ impl Cluster {
         self.nodes.pod_cidrs = node.pod_cidrs;
         if self.nodes.own != node.addresses {
             self.nodes.own = node.addresses;
-            if self.config.node_port_addresses == NodePortAddresses::Primary {
+            if matches!(
+                self.config.node_port_addresses,
+                NodePortAddresses::Among { primary: true, .. }
+            ) {
                 self.claim_again(self.with_node_ports.clone());
             }
         }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use crate::object::Family;
 use crate::scheduler::Scheduler;
 
 /// What does not change while the process runs.
@@ -11,6 +12,8 @@ use crate::scheduler::Scheduler;
 pub struct Config {
     /// This node's name, as in `nodeName` of endpoints.
     pub node_name: Box<str>,
+    /// The families that the node has. What a service and its endpoints have of another one is passed over in silence.
+    pub families: &'static [Family],
     /// Scheduler of services that name none.
     pub scheduler: Scheduler,
     /// On which of the node's addresses NodePorts answer (T16).
@@ -72,9 +75,13 @@ impl Default for DetectLocal {
 pub enum NodePortAddresses {
     /// Every address of the node's interfaces (`[]`).
     All,
-    /// The node's primary address of each family (`["primary"]`): [`Config::node_ip`], else the first of the Node object's
-    /// addresses.
-    Primary,
-    /// Addresses within one of these; a family that has no CIDR here matches all.
-    Cidrs(Vec<IpNet>),
+    /// Those that an entry of the list selects.
+    Among {
+        /// The node's primary address of each family (`primary`): [`Config::node_ip`], else the first of the Node object's
+        /// addresses. A family without one is not opened by that, where kube-proxy opens all of it.
+        primary: bool,
+        /// Addresses within one of these, loopback (`localhost`) and everything (`all`) included. A family that has no
+        /// CIDR here matches all, unless `primary` is set.
+        cidrs: Vec<IpNet>,
+    },
 }

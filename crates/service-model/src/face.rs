@@ -56,19 +56,30 @@ impl Nodes {
         first(true).into_iter().chain(first(false))
     }
 
+    /// What `nodePortAddresses` selects in a family; `None` = everything.
+    fn node_port_ranges(&self, config: &Config, family: Family) -> Option<Vec<IpNet>> {
+        let NodePortAddresses::Among { primary, cidrs } = &config.node_port_addresses else {
+            return None;
+        };
+        let mut ranges: Vec<_> = cidrs
+            .iter()
+            .copied()
+            .filter(|cidr| family_of(cidr.addr()) == family)
+            .collect();
+        let is_open = ranges.is_empty() && !primary || ranges.iter().any(|cidr| cidr.prefix_len() == 0);
+        if *primary {
+            let ours = self.primary(config).filter(|address| family_of(*address) == family);
+            ranges.extend(ours.map(IpNet::from));
+        }
+        (!is_open).then_some(ranges)
+    }
+
     /// The addresses of one family on which NodePorts answer (T16).
     fn node_port_addresses(&self, config: &Config, family: Family) -> Vec<IpAddr> {
-        let primary: Vec<_> = self.primary(config).collect();
-        let selected = |address: &IpAddr| match &config.node_port_addresses {
-            NodePortAddresses::All => true,
-            NodePortAddresses::Primary => primary.contains(address),
-            NodePortAddresses::Cidrs(cidrs) => {
-                let mut ours = cidrs
-                    .iter()
-                    .filter(|cidr| cidr.addr().is_ipv4() == address.is_ipv4())
-                    .peekable();
-                ours.peek().is_none() || ours.any(|cidr| cidr.contains(address))
-            }
+        let ranges = self.node_port_ranges(config, family);
+        let selected = |address: &IpAddr| match &ranges {
+            None => true,
+            Some(ranges) => ranges.iter().any(|range| range.contains(address)),
         };
         let usable = |address: &IpAddr| {
             family_of(*address) == family
@@ -90,17 +101,11 @@ impl Nodes {
             localhost_node_ports: true,
         };
         let loopback = family == Family::V4 && config.capture == localhost;
-        let cidrs = match &config.node_port_addresses {
-            NodePortAddresses::All => &[],
-            NodePortAddresses::Cidrs(cidrs) => cidrs.as_slice(),
-            NodePortAddresses::Primary => return NodePortPlaces::At(self.node_port_addresses(config, family)),
-        };
-        let mut ours = cidrs.iter().filter(|cidr| family_of(cidr.addr()) == family).peekable();
-        if ours.peek().is_none() || ours.clone().any(|cidr| cidr.prefix_len() == 0) {
+        let Some(ranges) = self.node_port_ranges(config, family) else {
             return NodePortPlaces::EveryLocal { loopback };
-        }
+        };
         let mut addresses = self.node_port_addresses(config, family);
-        if loopback && ours.any(|cidr| cidr.contains(&LOCALHOST)) {
+        if loopback && ranges.iter().any(|range| range.contains(&LOCALHOST)) {
             addresses.push(LOCALHOST);
         }
         NodePortPlaces::At(addresses)

@@ -32,6 +32,13 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// Of a node with both.
+    pub const BOTH: &'static [Self] = &[Self::V4, Self::V6];
+    /// Of a node without IPv6.
+    pub const V4_ALONE: &'static [Self] = &[Self::V4];
+}
+
 /// `spec.type` of a Service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum ServiceType {

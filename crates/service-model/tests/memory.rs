@@ -45,6 +45,7 @@ fn twenty_thousand_services() {
     let mut cluster = Cluster::new(Config {
         node_name: "here".into(),
         scheduler: Scheduler::default(),
+        families: Family::BOTH,
         node_port_addresses: NodePortAddresses::All,
         node_ip: None,
         allow_external_ips: true,

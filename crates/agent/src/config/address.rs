@@ -6,21 +6,30 @@ use ipnet::IpNet;
 
 /// An address; the numbers of an IPv4 one may have zeros in front, which mean nothing.
 pub(crate) fn ip(text: &str) -> Option<IpAddr> {
-    if text.contains(':') {
-        // Go knows no zones here, and neither does Rust's parser.
-        return text.parse().ok();
+    if is_ipv6(text) {
+        // Go knows no zones here, and neither does Rust's parser. To Go an IPv4-mapped address is the IPv4 one.
+        return text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
     }
     let numbers: Vec<_> = text.split('.').map(without_zeros).collect();
     numbers.join(".").parse().ok()
 }
 
-/// A CIDR, with bits of a host or without.
+/// A CIDR, with bits of a host or without. An IPv4-mapped one of 96 bits or more is the IPv4 one, as to Go (`net.IPNet`).
 pub(crate) fn cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     if length.starts_with('+') {
         return None;
     }
-    IpNet::new(ip(address)?, length.parse().ok()?).ok()
+    let length: u8 = length.parse().ok()?;
+    match (ip(address)?, length.checked_sub(96)) {
+        (address @ IpAddr::V4(_), Some(length)) if is_ipv6(text) => IpNet::new(address, length).ok(),
+        (IpAddr::V4(address), None) if is_ipv6(text) => IpNet::new(address.to_ipv6_mapped().into(), length).ok(),
+        (address, _) => IpNet::new(address, length).ok(),
+    }
+}
+
+fn is_ipv6(text: &str) -> bool {
+    text.contains(':')
 }
 
 fn without_zeros(number: &str) -> &str {
@@ -73,6 +82,11 @@ mod tests {
             assert_eq!(ip(wrong), None, "{wrong}");
         }
         assert_eq!(cidr("010.1.2.3/8"), "10.1.2.3/8".parse().ok());
+        assert_eq!(ip("::ffff:10.0.0.1"), "10.0.0.1".parse().ok());
+        assert_eq!(cidr("::ffff:10.0.0.0/104"), "10.0.0.0/8".parse().ok());
+        assert_eq!(cidr("::ffff:10.0.0.0/96"), "10.0.0.0/0".parse().ok());
+        assert_eq!(cidr("::ffff:0:0/90"), "::ffff:0:0/90".parse().ok());
+        assert_eq!(cidr("fd00::/96"), "fd00::/96".parse().ok());
         for wrong in [
             "10.0.0.0",
             "10.0.0.0/33",

@@ -1,6 +1,6 @@
 //! The file of `--config`: its documents, decoded strictly and then leniently, as kube-proxy does.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -18,20 +18,15 @@ pub(crate) struct Documents {
 
 /// Reads YAML or JSON: a `KubeProxyConfiguration`, and after it perhaps a `KubeIpvsConfiguration`.
 ///
+/// kube-proxy reads the first document of a file and does not look at the others, so the file that kubeadm was given runs
+/// behind `--config`, with its other documents. Of those one of our group is read, and each of the others is a remark.
+///
 /// # Errors
-/// It is neither, a document is of another kind or version, a field has the wrong type. An unknown or repeated field of
-/// kube-proxy's is none, but a remark; one of ours is an error.
+/// It is neither YAML nor JSON, the first document is of another kind or version, one of our group is, or is there twice; a
+/// field has the wrong type. An unknown or repeated field of kube-proxy's is none, but a remark; one of ours is an error.
 pub(super) fn read(text: &str) -> Result<Documents> {
     let mut remarks = Vec::new();
-    let trees: Vec<Value> = match serde_saphyr::from_multiple(text) {
-        Ok(trees) => trees,
-        Err(strict) => {
-            let lenient = serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
-            let trees = serde_saphyr::from_multiple_with_options(text, lenient)?;
-            remarks.push(lenient_remark(&strict.without_snippet().to_string()));
-            trees
-        }
-    };
+    let (trees, unreadable) = trees(text, &mut remarks)?;
     let mut trees = trees.into_iter();
     let first = trees.next().unwrap_or_default();
     require(&first, kube_proxy::API_VERSION, kube_proxy::KIND)?;
@@ -42,21 +37,58 @@ pub(super) fn read(text: &str) -> Result<Documents> {
     if !unknown.is_empty() {
         remarks.push(lenient_remark(&unknown.join(", ")));
     }
-    let own = match trees.next() {
-        Some(second) => {
-            require(&second, own::API_VERSION, own::KIND).context("second document")?;
-            Some(decode(second, |_| ()).context("second document")?)
+    let mut own = None;
+    // Empty documents are none.
+    for tree in trees.filter(|tree| !tree.is_null()) {
+        let named = |field: &str| tree.get(field).and_then(Value::as_str).unwrap_or_default();
+        let (version, kind) = (named("apiVersion"), named("kind"));
+        if version.split('/').next() != Some(own::GROUP) {
+            remarks.push(format!(
+                "a later document of the file, of kind {kind:?} and apiVersion {version:?}, is not read: kube-proxy reads the first document alone, and kube-ipvs one of {} beside it",
+                own::GROUP
+            ));
+            continue;
         }
-        None => None,
-    };
-    if trees.next().is_some() {
-        bail!("there are more than two documents in it");
+        let which = || format!("document of {}", own::GROUP);
+        require(&tree, own::API_VERSION, own::KIND).with_context(which)?;
+        ensure!(own.is_none(), "there is a second {} in it", own::KIND);
+        own = Some(decode(tree, |_| ()).with_context(which)?);
     }
+    remarks.extend(unreadable);
     Ok(Documents {
         kube_proxy,
         own,
         remarks,
     })
+}
+
+/// The documents, and a remark on what cannot be read after the first one.
+///
+/// # Errors
+/// The first one cannot be read, or one that cannot be read may be ours.
+fn trees(text: &str, remarks: &mut Vec<String>) -> Result<(Vec<Value>, Option<String>)> {
+    let strict = match serde_saphyr::from_multiple(text) {
+        Ok(trees) => return Ok((trees, None)),
+        Err(strict) => strict,
+    };
+    let lenient = || serde_saphyr::options! { duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins };
+    let unreadable = match serde_saphyr::from_multiple_with_options(text, lenient()) {
+        Ok(trees) => {
+            remarks.push(lenient_remark(&strict.without_snippet().to_string()));
+            return Ok((trees, None));
+        }
+        Err(error) => error,
+    };
+    // Document by document, as far as they can be read.
+    let mut input = text.as_bytes();
+    let documents = serde_saphyr::read_with_options::<_, Value>(&mut input, lenient());
+    let trees: Vec<_> = documents.map_while(Result::ok).collect();
+    if trees.is_empty() || text.contains(own::GROUP) {
+        return Err(unreadable.into());
+    }
+    let (last, error) = (trees.len(), unreadable.without_snippet());
+    let remark = format!("what follows document {last} of the file is not read: {error}");
+    Ok((trees, Some(remark)))
 }
 
 fn lenient_remark(why: &str) -> String {
@@ -178,9 +210,52 @@ mod tests {
             }
         );
         let error = |body: &str| format!("{:#}", own(body).unwrap_err());
-        assert!(error("fallbacks: none").contains("second document: fallbacks: unknown field"));
+        assert!(error("fallbacks: none").contains("document of kube-ipvs.io: fallbacks: unknown field"));
         assert!(error("fallback: maybe").contains("unknown variant"));
-        assert!(error("---\na: b").contains("more than two documents"));
+        let again = "---\napiVersion: kube-ipvs.io/v1alpha1\nkind: KubeIpvsConfiguration\n";
+        assert!(error(again).contains("there is a second KubeIpvsConfiguration"));
+        assert!(error(&again.replace("v1alpha1", "v2")).contains("document of kube-ipvs.io: want apiVersion"));
+        // What cannot be read may be a restriction of ours.
+        assert!(error("fallback: {none").contains("line"));
+    }
+
+    /// kubernetes/kubernetes#76267: the file that kubeadm was given, behind `--config`.
+    #[test]
+    fn documents_of_others_after_the_first_are_remarks() {
+        let kubeadm = "---\napiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n";
+        let own = "---\napiVersion: kube-ipvs.io/v1alpha1\nkind: KubeIpvsConfiguration\nfallback: none\n";
+        let read = parse(&format!(
+            "mode: ipvs\n{kubeadm}{own}---\n---\n- a\n---\n{HEAD}mode: iptables\n"
+        ))
+        .unwrap();
+        assert_eq!(read.kube_proxy.mode, "ipvs");
+        assert_eq!(read.own.unwrap().fallback, Fallback::None);
+        let [cluster, list, again] = read.remarks.as_slice() else {
+            panic!("{:?}", read.remarks)
+        };
+        let expect = "a later document of the file, of kind \"ClusterConfiguration\" and apiVersion \"kubeadm.k8s.io/v1beta4\", is not read";
+        assert!(cluster.starts_with(expect), "{cluster}");
+        assert!(list.starts_with("a later document of the file, of kind \"\""), "{list}");
+        assert!(
+            again.starts_with("a later document of the file, of kind \"KubeProxyConfiguration\""),
+            "{again}"
+        );
+        assert!(parse("---\n").unwrap().remarks.is_empty());
+    }
+
+    /// Upstream does not see it at all.
+    #[test]
+    fn what_cannot_be_read_after_the_first_document_is_a_remark() {
+        let read = parse("mode: ipvs\n---\na: {b\nc: ]\n").unwrap();
+        assert_eq!(read.kube_proxy.mode, "ipvs");
+        let [remark] = read.remarks.as_slice() else {
+            panic!("{:?}", read.remarks)
+        };
+        assert!(
+            remark.starts_with("what follows document 1 of the file is not read: "),
+            "{remark}"
+        );
+        assert!(parse("mode: {ipvs\n---\na: b\n").is_err());
     }
 
     #[test]
@@ -194,10 +269,6 @@ mod tests {
         check("- a", "want apiVersion");
         check("", "want apiVersion");
         check("{", "");
-        check(
-            &format!("{HEAD}---\n{HEAD}"),
-            "second document: want apiVersion kube-ipvs.io",
-        );
         check(
             &format!("{HEAD}ipvs: {{minSyncPeriod: soon}}"),
             "ipvs.minSyncPeriod: invalid duration",

@@ -4,8 +4,11 @@
 
 use std::net::IpAddr;
 
+use service_model::Family;
+
 use super::address::{cidr, ip, socket};
 use super::kube_proxy::KubeProxyConfiguration;
+use super::node_port_address::NodePortAddress;
 
 /// Something that is probably not meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,13 +18,18 @@ pub(crate) enum Doubt {
     Fatal(String),
 }
 
-/// What is doubtful on a node with both families, or with the one of `bindAddress`.
-pub(super) fn doubts(config: &KubeProxyConfiguration, dual_stack_node: bool) -> Vec<Doubt> {
+/// What is doubtful on a node of these families.
+pub(super) fn doubts(config: &KubeProxyConfiguration, families: &[Family]) -> Vec<Doubt> {
+    let dual_stack_node = families == Family::BOTH;
     let primary = ip(&config.bind_address).filter(|ip| !ip.is_unspecified());
     let mut doubts: Vec<_> = node_ports(config, primary).map(Doubt::Harmless).into_iter().collect();
     let Some(primary) = primary else {
         return doubts;
     };
+    if primary.is_ipv6() && !families.contains(&Family::V6) {
+        let text = format!("this node has no IPv6, and bindAddress is {primary}");
+        doubts.push(Doubt::Fatal(text));
+    }
     let (ours, other) = if primary.is_ipv4() {
         ("IPv4", "IPv6")
     } else {
@@ -59,20 +67,19 @@ pub(super) fn doubts(config: &KubeProxyConfiguration, dual_stack_node: bool) -> 
 }
 
 fn node_ports(config: &KubeProxyConfiguration, primary: Option<IpAddr>) -> Option<String> {
-    let cidrs: Vec<_> = config
-        .node_port_addresses
-        .iter()
-        .filter_map(|text| cidr(text))
-        .collect();
-    match config.node_port_addresses.as_slice() {
-        [] => {
-            return Some(
-                "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. Consider using `--nodeport-addresses primary`"
-                    .to_owned(),
-            );
+    if config.node_port_addresses.is_empty() {
+        return Some(
+            "nodePortAddresses is unset; NodePort connections will be accepted on all local IPs. Consider using `--nodeport-addresses primary`"
+                .to_owned(),
+        );
+    }
+    let mut cidrs = Vec::new();
+    for entry in NodePortAddress::all_of(&config.node_port_addresses) {
+        match entry {
+            NodePortAddress::Cidr(cidr) => cidrs.push(cidr),
+            // They say something about both families.
+            NodePortAddress::Primary | NodePortAddress::Localhost | NodePortAddress::All => return None,
         }
-        [only] if only == "primary" => return None,
-        _ => {}
     }
     let has = |v4: bool| cidrs.iter().any(|cidr| cidr.addr().is_ipv4() == v4);
     let dual_stack_cluster = {
@@ -111,7 +118,12 @@ mod tests {
         config.choose();
         config.node_port_addresses = vec!["primary".to_owned()];
         change(&mut config);
-        let found: Vec<_> = doubts(&config, dual_stack_node)
+        let families = if dual_stack_node {
+            Family::BOTH
+        } else {
+            Family::V4_ALONE
+        };
+        let found: Vec<_> = doubts(&config, families)
             .into_iter()
             .map(|doubt| match doubt {
                 Doubt::Harmless(text) => ("harmless", text),
@@ -156,6 +168,17 @@ mod tests {
             &[("harmless", "appears to be IPv6-primary")],
         );
         check(true, |config| set(config, &["10.0.0.0/8", "fd00::/8"]), &[]);
+        // A keyword leaves no family out.
+        for keyword in ["primary", "localhost", "all"] {
+            check(
+                true,
+                |config| {
+                    set(config, &["10.0.0.0/8", keyword]);
+                    config.cluster_cidr = "10.244.0.0/16,fd00::/64".to_owned();
+                },
+                &[],
+            );
+        }
     }
 
     #[test]
@@ -186,6 +209,15 @@ mod tests {
                 config.healthz_bind_address = "[::]:10256".to_owned();
             },
             &[("harmless", "clusterCIDR")],
+        );
+        // kube-proxy: "no support for primary IP family".
+        check(
+            false,
+            |config| {
+                config.bind_address = "fd00::1".to_owned();
+                config.metrics_bind_address = "[::1]:10249".to_owned();
+            },
+            &[("fatal", "this node has no IPv6, and bindAddress is fd00::1")],
         );
         // The family is not known.
         check(false, |config| config.cluster_cidr = "fd00::/64".to_owned(), &[]);

@@ -28,7 +28,7 @@ impl Table for ServiceFlags {
         flag("proxy-mode", "mode", Kind::Text, "ipvs (what \"\" means here, too) or iptables"),
         flag("hostname-override", "hostnameOverride", Kind::Text, "Name of the node, instead of the host's name; holds beside --config, too"),
         flag("ipvs-scheduler", "ipvs.scheduler", Kind::Text, "Scheduler of services that name none: rr lc dh sh sed nq wrr wlc lblc lblcr mh fo ovf twos; \"\" = rr"),
-        flag("nodeport-addresses", "nodePortAddresses", Kind::List, "CIDRs of the node's addresses on which NodePorts answer, or `primary`; empty = all"),
+        flag("nodeport-addresses", "nodePortAddresses", Kind::List, "Addresses of the node on which NodePorts answer: CIDRs, `primary`, `localhost` (iptables mode alone), `all`; empty = all"),
         flag("iptables-masquerade-bit", "iptables.masqueradeBit", Kind::Int32, "Bit of the packet mark that stands for masquerading, 0 to 31, in both modes"),
         flag("masquerade-all", "iptables.masqueradeAll", Kind::Bool, "Masquerade every client of a cluster IP, in both modes"),
         flag("iptables-localhost-nodeports", "iptables.localhostNodePorts", Kind::Bool, "NodePorts answer on 127.0.0.1 in the mode iptables"),
@@ -36,7 +36,7 @@ impl Table for ServiceFlags {
         flag("cluster-cidr", "clusterCIDR", Kind::Text, "Pod address range, one CIDR or one of each family, separated by a comma"),
         flag("pod-bridge-interface", "detectLocal.bridgeInterface", Kind::Text, "Bridge of this node's pods, for the mode BridgeInterface"),
         flag("pod-interface-name-prefix", "detectLocal.interfaceNamePrefix", Kind::Text, "First letters of the interfaces of this node's pods, for the mode InterfaceNamePrefix"),
-        flag("feature-gates", "featureGates", Kind::Gates, "Feature gates, as Name=true or Name=false; AllowServiceExternalIPs has an effect [default there: true]"),
+        flag("feature-gates", "featureGates", Kind::Gates, "Feature gates, as Name=true or Name=false; AllowServiceExternalIPs, ComponentFlagz, ComponentStatusz and those of logging have an effect, others are accepted"),
     ];
 
     fn defaults() -> Value {
@@ -61,7 +61,7 @@ impl Table for ProxyFlags {
         flag("metrics-bind-address", "metricsBindAddress", Kind::IpPort, "Where /metrics, /proxyMode and /configz are served"),
         flag("bind-address-hard-fail", "bindAddressHardFail", Kind::Bool, "An address of the two that cannot be bound ends the program, instead of being tried again"),
         flag("profiling", "enableProfiling", Kind::Bool, "Serve /debug/pprof beside /metrics"),
-        flag("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", Kind::Text, "Accepted without effect, since no metric is hidden; the previous minor version of Kubernetes or nothing"),
+        flag("show-hidden-metrics-for-version", "showHiddenMetricsForVersion", Kind::Text, "Accepted without effect, since no metric is hidden: MAJOR.MINOR of Kubernetes"),
         flag("iptables-sync-period", "iptables.syncPeriod", Kind::Duration, "As --ipvs-sync-period, for the mode iptables"),
         flag("iptables-min-sync-period", "iptables.minSyncPeriod", Kind::Duration, "As --ipvs-min-sync-period, for the mode iptables"),
         flag("ipvs-sync-period", "ipvs.syncPeriod", Kind::Duration, "Between two audits of what the kernel holds; not less than --ipvs-min-sync-period"),

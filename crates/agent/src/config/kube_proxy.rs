@@ -11,6 +11,8 @@ use serde_json::Value;
 use super::duration::GoDuration;
 use super::logging::LoggingConfiguration;
 
+/// Under which `/configz` has it.
+pub(crate) const GROUP: &str = "kubeproxy.config.k8s.io";
 pub(crate) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 pub(crate) const KIND: &str = "KubeProxyConfiguration";
 

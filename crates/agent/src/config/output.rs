@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::duration::GoDuration;
-use super::kube_proxy::KubeProxyConfiguration;
+use super::kube_proxy::{self, KubeProxyConfiguration};
 use super::own::KubeIpvsConfiguration;
 use super::tree;
 
@@ -44,76 +44,9 @@ fn as_upstream_keeps_it(config: &KubeProxyConfiguration) -> KubeProxyConfigurati
     kept
 }
 
-/// What kube-proxy's `/configz` shows under the group's name: not the documented form but its internal one, with the
-/// names that the fields have in Go.
+/// What `/configz` answers: the same under the group's name, once, as kube-proxy from 1.36 (kubernetes/kubernetes#136044).
 pub(super) fn configz(config: &KubeProxyConfiguration) -> Value {
-    let (sync_period, min_sync_period) = config.periods();
-    let tree = tree::of(config);
-    let cidrs: Vec<_> = config.cluster_cidr.split(',').filter(|cidr| !cidr.is_empty()).collect();
-    let list_or_null = |list: Value| if list == json!([]) { Value::Null } else { list };
-    json!({"kubeproxy.config.k8s.io": {
-        "Linux": {
-            "Conntrack": {
-                "MaxPerCore": config.conntrack.max_per_core,
-                "Min": config.conntrack.min,
-                "TCPEstablishedTimeout": config.conntrack.tcp_established_timeout,
-                "TCPCloseWaitTimeout": config.conntrack.tcp_close_wait_timeout,
-                "TCPBeLiberal": config.conntrack.tcp_be_liberal,
-                "UDPTimeout": config.conntrack.udp_timeout,
-                "UDPStreamTimeout": config.conntrack.udp_stream_timeout,
-            },
-            "MasqueradeAll": config.iptables.masquerade_all,
-            "OOMScoreAdj": config.oom_score_adj,
-        },
-        "Windows": { "RunAsService": config.windows_run_as_service },
-        "FeatureGates": config.feature_gates,
-        "ClientConnection": {
-            "Kubeconfig": config.client_connection.kubeconfig,
-            "AcceptContentTypes": config.client_connection.accept_content_types,
-            "ContentType": config.client_connection.content_type,
-            "QPS": tree::get(&tree, "clientConnection.qps"),
-            "Burst": config.client_connection.burst,
-        },
-        "Logging": tree::get(&tree, "logging"),
-        "HostnameOverride": config.hostname_override,
-        "BindAddress": config.bind_address,
-        "HealthzBindAddress": config.healthz_bind_address,
-        "MetricsBindAddress": config.metrics_bind_address,
-        "BindAddressHardFail": config.bind_address_hard_fail,
-        "EnableProfiling": config.enable_profiling,
-        "ShowHiddenMetricsForVersion": config.show_hidden_metrics_for_version,
-        "Mode": config.mode,
-        "IPTables": {
-            "MasqueradeBit": config.iptables.masquerade_bit,
-            "LocalhostNodePorts": config.iptables.localhost_node_ports,
-        },
-        "IPVS": {
-            "Scheduler": config.ipvs.scheduler,
-            "ExcludeCIDRs": list_or_null(json!(config.ipvs.exclude_cidrs)),
-            "StrictARP": config.ipvs.strict_arp,
-            "TCPTimeout": config.ipvs.tcp_timeout,
-            "TCPFinTimeout": config.ipvs.tcp_fin_timeout,
-            "UDPTimeout": config.ipvs.udp_timeout,
-        },
-        "Winkernel": {
-            "NetworkName": config.winkernel.network_name,
-            "SourceVip": config.winkernel.source_vip,
-            "EnableDSR": config.winkernel.enable_dsr,
-            "RootHnsEndpointName": config.winkernel.root_hns_endpoint_name,
-            "ForwardHealthCheckVip": config.winkernel.forward_health_check_vip,
-        },
-        "NFTables": { "MasqueradeBit": config.nftables.masquerade_bit },
-        "DetectLocalMode": config.detect_local_mode,
-        "DetectLocal": {
-            "BridgeInterface": config.detect_local.bridge_interface,
-            "ClusterCIDRs": list_or_null(json!(cidrs)),
-            "InterfaceNamePrefix": config.detect_local.interface_name_prefix,
-        },
-        "NodePortAddresses": list_or_null(json!(config.node_port_addresses)),
-        "SyncPeriod": sync_period,
-        "MinSyncPeriod": min_sync_period,
-        "ConfigSyncPeriod": config.config_sync_period,
-    }})
+    json!({ kube_proxy::GROUP: tree::of(&as_upstream_keeps_it(config)) })
 }
 
 #[cfg(test)]
@@ -135,7 +68,13 @@ mod tests {
             let mut config = document::read(&text).unwrap().kube_proxy;
             config.choose();
             let expect: Value = serde_json::from_str(&expect).unwrap();
-            assert_eq!(configz(&config), expect, "{}", folder.display());
+            let ours = configz(&config);
+            assert_eq!(ours, expect, "{}", folder.display());
+            let inner = &ours["kubeproxy.config.k8s.io"];
+            assert_eq!(
+                (&inner["kind"], &inner["mode"]),
+                (&json!("KubeProxyConfiguration"), &json!(config.mode))
+            );
             checked += 1;
         }
         assert!(checked >= 2, "{checked}");

@@ -1,8 +1,8 @@
 //! `KubeIpvsConfiguration`, `kube-ipvs.io/v1alpha1`: settings that kube-proxy does not have.
 //!
-//! They may stand in the file of `--config` as its second document. kube-proxy reads the first one of a file and does
-//! not look at what follows (seen with 1.34: even broken YAML is no error there), so one file serves both as long as
-//! this order is kept. The other way round kube-proxy refuses the file, and so does this program.
+//! They may stand in the file of `--config` as a document after the first. kube-proxy reads the first one of a file and
+//! does not look at what follows (seen with 1.34 and 1.37: even broken YAML is no error there), so one file serves both as
+//! long as this order is kept. The other way round kube-proxy refuses the file, and so does this program.
 
 use std::path::PathBuf;
 
@@ -14,6 +14,7 @@ use super::duration::GoDuration;
 use super::flag::Flags;
 use super::flag_table::RunFlags;
 
+pub(crate) const GROUP: &str = "kube-ipvs.io";
 pub(crate) const API_VERSION: &str = "kube-ipvs.io/v1alpha1";
 pub(crate) const KIND: &str = "KubeIpvsConfiguration";
 

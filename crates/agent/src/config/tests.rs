@@ -98,19 +98,37 @@ fn deprecated_ports_set_those_of_the_addresses_or_turn_the_servers_off() {
 
 #[test]
 fn all_that_is_wrong_is_named_at_once() {
-    let error = load(&["--oom-score-adj=2000", "--bind-address=", "--feature-gates=Nope=true"]).unwrap_err();
+    let error = load(&[
+        "--oom-score-adj=2000",
+        "--nodeport-addresses=x",
+        "--feature-gates=Nope=true",
+    ])
+    .unwrap_err();
     assert_eq!(
         format!("{error:#}"),
-        "invalid configuration, 2 values:\n  featureGates: unrecognized feature gate: Nope\n  \
-         oomScoreAdj: Invalid value: 2000: must be within the range [-1000, 1000]"
+        "invalid configuration, 2 values:\n  oomScoreAdj: Invalid value: 2000: must be within the range [-1000, 1000]\n  \
+         nodePortAddresses[0]: Invalid value: \"x\": must be a valid CIDR or one of the keywords 'primary', 'localhost', 'all'"
     );
     assert!(load(&["--hostname-override= "]).is_err());
 }
 
 #[test]
 fn a_mode_that_is_not_said_is_ipvs() {
-    assert_eq!(load(&[]).unwrap().kube_proxy.mode, "ipvs");
-    assert_eq!(with_file(HEAD, &[]).unwrap().kube_proxy.mode, "ipvs");
+    let origin = |loaded: Configuration| (loaded.kube_proxy.mode, loaded.mode_origin);
+    let default = ("ipvs".to_owned(), ModeOrigin::Default);
+    assert_eq!(origin(load(&[]).unwrap()), default);
+    assert_eq!(origin(load(&["--proxy-mode="]).unwrap()), default);
+    assert_eq!(
+        origin(with_file(&format!("{HEAD}mode: \"\"\n"), &["--proxy-mode=iptables"]).unwrap()),
+        default
+    );
+    let said = |mode: &str, origin| (mode.to_owned(), origin);
+    assert_eq!(
+        origin(load(&["--proxy-mode=ipvs"]).unwrap()),
+        said("ipvs", ModeOrigin::Flag)
+    );
+    let file = with_file(&format!("{HEAD}mode: iptables\n"), &[]).unwrap();
+    assert_eq!(origin(file), said("iptables", ModeOrigin::File));
     let error = format!("{:#}", load(&["--proxy-mode=nftables"]).unwrap_err());
     assert!(error.contains("kube-proxy has nftables"), "{error}");
 }

@@ -8,13 +8,15 @@ use super::address;
 use super::duration::GoDuration;
 use super::feature_gate::{self, LOGGING_ALPHA_OPTIONS, LOGGING_BETA_OPTIONS};
 use super::kube_proxy::KubeProxyConfiguration;
+use super::node_port_address::NodePortAddress;
 use super::own::KubeIpvsConfiguration;
 
 /// Longest name of an interface, without its NUL (linux/if.h `IFNAMSIZ`).
 const INTERFACE_NAME: usize = 15;
-/// The minor version of Kubernetes before the one whose metrics and flags are kept.
-const PREVIOUS_VERSION: &str = "1.33";
 
+/// No metric is hidden here, so every release is as good as another; upstream takes the one before its own.
+const MINOR_RELEASE: &str =
+    "--show-hidden-metrics-for-version must be omitted or name a minor release of Kubernetes, such as '1.36'";
 const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 const CIDR_PAIR: &str =
     "must be a either a single CIDR or dual-stack pair of CIDRs (e.g. [10.100.0.0/16, fde4:8dba:82e1::/48]";
@@ -78,27 +80,25 @@ impl Errors {
 /// All that is wrong, in a complete configuration.
 pub(super) fn validate(config: &KubeProxyConfiguration, own: &KubeIpvsConfiguration) -> Vec<Invalid> {
     let mut errors = Errors::default();
-    for complaint in feature_gate::errors(&config.feature_gates) {
-        errors.add("featureGates", complaint);
-    }
     mode(&mut errors, config);
     periods(&mut errors, config);
     numbers(&mut errors, config);
     addresses(&mut errors, config);
     local_traffic(&mut errors, config);
     logging(&mut errors, config);
-    if !["", PREVIOUS_VERSION].contains(&config.show_hidden_metrics_for_version.as_str()) {
-        let reason = format!(
-            "--show-hidden-metrics-for-version must be omitted or have the value '{PREVIOUS_VERSION}'. Only the previous minor version is allowed"
-        );
-        errors.text(
-            "showHiddenMetricsForVersion",
-            &config.show_hidden_metrics_for_version,
-            &reason,
-        );
+    let shown = &config.show_hidden_metrics_for_version;
+    if !shown.is_empty() && !is_minor_release(shown) {
+        errors.text("showHiddenMetricsForVersion", shown, MINOR_RELEASE);
     }
     errors.not_negative("drainTimeout", own.drain_timeout);
     errors.0
+}
+
+/// `MAJOR.MINOR`.
+fn is_minor_release(text: &str) -> bool {
+    let number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()) && part.parse::<u32>().is_ok();
+    text.split_once('.')
+        .is_some_and(|(major, minor)| number(major) && number(minor))
 }
 
 fn mode(errors: &mut Errors, config: &KubeProxyConfiguration) {
@@ -191,16 +191,27 @@ fn addresses(errors: &mut Errors, config: &KubeProxyConfiguration) {
             }
         }
     }
-    for (at, text) in config.node_port_addresses.iter().enumerate() {
+    node_port_addresses(errors, &config.node_port_addresses);
+}
+
+fn node_port_addresses(errors: &mut Errors, list: &[String]) {
+    for (at, text) in list.iter().enumerate() {
         let field = format!("nodePortAddresses[{at}]");
-        if text == "primary" {
-            if config.node_port_addresses.len() != 1 {
-                errors.text(field, text, "can't use both 'primary' and CIDRs");
+        match NodePortAddress::read(text) {
+            None => {
+                let reason = format!(
+                    "must be a valid CIDR or one of the keywords {}",
+                    NodePortAddress::KEYWORDS
+                        .map(|(word, _)| format!("'{word}'"))
+                        .join(", ")
+                );
+                errors.text(field, text, &reason);
             }
-            break;
-        }
-        if address::cidr(text).is_none() {
-            errors.text(field, text, "must be a valid CIDR");
+            Some(NodePortAddress::Cidr(_)) => {}
+            Some(_) if list.iter().take(at).any(|before| before == text) => {
+                errors.add(field, format!("Duplicate value: {text:?}"));
+            }
+            Some(_) => {}
         }
     }
 }

@@ -1,16 +1,15 @@
 //! The server of port 10249: metrics, mode, configuration, and what helps to debug. Paths are kube-proxy's.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, Request, StatusCode, header};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use jiff::Timestamp;
-use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::profile::answer_pprof;
+use super::zpages::{Flagz, Statusz, answer_page};
 use super::{Answer, JSON, TEXT, answer, not_found, serve};
 use crate::log::Verbosity;
 use crate::metrics::slis::Slis;
@@ -20,8 +19,6 @@ use crate::server_settings::ServerSettings;
 
 /// Bytes of a request's body, which is a number.
 const BODY: usize = 1024;
-const NAME: &str = "kube-proxy";
-const WARNING: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility guarantees and is for debugging purposes only.";
 
 /// What is served.
 pub(crate) struct MetricsServer {
@@ -71,12 +68,12 @@ impl MetricsServer {
             }
             "/metrics/slis" => answer(StatusCode::OK, CONTENT_TYPE, self.slis.render()),
             "/proxyMode" => answer(StatusCode::OK, TEXT, self.mode.to_string()),
-            "/configz" => {
-                let configurations = json!({ "kubeproxy.config.k8s.io": self.settings.configuration });
-                answer(StatusCode::OK, JSON, configurations.to_string())
-            }
-            "/flagz" => for_people(request.headers(), || self.flags()),
-            "/statusz" => for_people(request.headers(), status),
+            "/configz" => answer(StatusCode::OK, JSON, self.settings.configuration.to_string()),
+            "/flagz" => match &self.settings.flags {
+                Some(flags) => answer_page(request.headers(), &Flagz(flags)),
+                None => not_found(),
+            },
+            "/statusz" if self.settings.status => answer_page(request.headers(), &self.status()),
             "/debug/flags/v" if self.settings.profiling => self.set_verbosity(request).await,
             _ => match path.strip_prefix("/debug/pprof/") {
                 Some(rest) if self.settings.profiling => answer_pprof(rest, query).await.unwrap_or_else(not_found),
@@ -108,46 +105,29 @@ impl MetricsServer {
         }
     }
 
-    fn flags(&self) -> String {
-        let mut text = format!("\n{NAME} flags\n{WARNING}\n\n");
-        let mut flags: Vec<_> = self.settings.flags.iter().collect();
-        flags.sort_unstable();
-        for (name, value) in flags {
-            // Writing into a String does not fail.
-            let _ = writeln!(text, "{name}={value}");
+    fn status(&self) -> Statusz {
+        let now = Timestamp::now();
+        Statusz {
+            start: Timestamp::from_second(whole(process::start_seconds())).unwrap_or(now),
+            now,
+            paths: self.paths(),
         }
-        text
     }
-}
 
-/// Text that no program should read: who asks for another type gets none.
-fn for_people(headers: &HeaderMap, text: impl Fn() -> String) -> Answer {
-    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
-    let takes = |kind: &str| {
-        matches!(
-            kind.split(';').next().unwrap_or_default().trim(),
-            "*/*" | "text/*" | "text/plain"
-        )
-    };
-    if accepts.is_some_and(|accepts| !accepts.split(',').any(takes)) {
-        let error = "media type not acceptable, must be: text/plain\n";
-        return answer(StatusCode::NOT_ACCEPTABLE, TEXT, error);
+    /// What is listed at `/statusz`, sorted: the first parts of paths, without its own, as upstream's.
+    fn paths(&self) -> Vec<&'static str> {
+        [
+            ("/configz", true),
+            ("/debug", self.settings.profiling),
+            ("/flagz", self.settings.flags.is_some()),
+            ("/healthz", true),
+            ("/metrics", true),
+            ("/proxyMode", true),
+        ]
+        .into_iter()
+        .filter_map(|(path, served)| served.then_some(path))
+        .collect()
     }
-    answer(StatusCode::OK, TEXT, text())
-}
-
-fn status() -> String {
-    let now = Timestamp::now();
-    let start = Timestamp::from_second(whole(process::start_seconds())).unwrap_or(now);
-    let up = now.as_second().saturating_sub(start.as_second());
-    let version = env!("CARGO_PKG_VERSION");
-    format!(
-        "\n{NAME} statusz\n{WARNING}\n\nStarted: {}\nUp: {} hr {:02} min {:02} sec\nBinary: kube-ipvs\nBinary version: {version}\n\nPaths: /configz /debug /flagz /healthz /metrics /proxyMode /statusz\n",
-        start.strftime("%a %b %e %H:%M:%S UTC %Y"),
-        up / 3600,
-        up / 60 % 60,
-        up % 60,
-    )
 }
 
 #[allow(clippy::cast_possible_truncation, reason = "seconds since 1970")]
@@ -194,8 +174,11 @@ mod tests {
         let server = MetricsServer {
             settings: ServerSettings {
                 profiling: true,
-                flags: vec![("v".to_owned(), "2".to_owned()), ("config".to_owned(), "x".to_owned())],
-                configuration: json!({"mode": "iptables"}),
+                flags: Some(vec![
+                    ("v".to_owned(), "2".to_owned()),
+                    ("config".to_owned(), "x".to_owned()),
+                ]),
+                configuration: serde_json::json!({"group": {"mode": "iptables"}}),
                 ..ServerSettings::default()
             },
             mode: Mode::Iptables,
@@ -226,9 +209,12 @@ mod tests {
         );
         assert_eq!(verbosity.filter(), "debug");
         let flags = text(ask(at, "GET /flagz", "").await).1;
-        assert!(flags.ends_with("\n\nconfig=x\nv=2\n"), "{flags}");
+        assert!(flags.ends_with("\nconfig=x\nv=2\n"), "{flags}");
+        let status = text(ask(at, "GET /statusz", "").await).1;
+        let paths = "\nPaths: /configz /debug /flagz /healthz /metrics /proxyMode\n";
+        assert!(status.ends_with(paths), "{status}");
         let configz = text(ask(at, "GET /configz", "").await).1;
-        assert_eq!(configz, r#"{"kubeproxy.config.k8s.io":{"mode":"iptables"}}"#);
+        assert_eq!(configz, r#"{"group":{"mode":"iptables"}}"#);
 
         assert!(
             text(ask(at, "GET /debug/pprof/", "").await)
@@ -264,6 +250,31 @@ mod tests {
         stop.store(true, Ordering::Relaxed);
         assert!(samples > 0);
         work.join().unwrap();
+    }
+
+    /// Gates `ComponentFlagz` and `ComponentStatusz`.
+    #[tokio::test]
+    async fn pages_that_are_turned_off_are_not_there() {
+        let (_log, verbosity) = Verbosity::of_nobody();
+        let choice = Choice::as_requested(Mode::Ipvs);
+        let server = MetricsServer {
+            settings: ServerSettings {
+                status: false,
+                flags: None,
+                ..ServerSettings::default()
+            },
+            mode: Mode::Ipvs,
+            metrics: Arc::new(Metrics::new(choice, Arc::new(Progress::new()), Vec::new())),
+            slis: Arc::new(Slis::new()),
+            verbosity,
+        };
+        assert_eq!(server.paths(), ["/configz", "/healthz", "/metrics", "/proxyMode"]);
+        let listener = open("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
+        let at = listener.local_addr().unwrap();
+        tokio::spawn(Arc::new(server).serve(listener));
+        for path in ["/flagz", "/statusz"] {
+            assert_eq!(ask(at, &format!("GET {path}"), "").await.0, 404, "{path}");
+        }
     }
 
     #[tokio::test]

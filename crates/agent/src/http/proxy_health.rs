@@ -1,5 +1,5 @@
 //! `/healthz` and `/livez`, port 10256: does the sync thread get on, and may load balancers use the node (KEP-3836).
-//! Answers are those of Kubernetes 1.34 (pkg/proxy/healthcheck/proxy_health.go).
+//! Answers are those of Kubernetes 1.37 (pkg/proxy/healthcheck/proxy_health.go).
 
 use std::sync::Arc;
 use std::time::Duration;

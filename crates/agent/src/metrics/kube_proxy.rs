@@ -1,4 +1,4 @@
-//! kube-proxy's own metrics: names, labels, buckets and help are those of Kubernetes 1.34 (pkg/proxy/metrics).
+//! kube-proxy's own metrics: names, labels, buckets and help are those of Kubernetes 1.37 (pkg/proxy/metrics).
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;

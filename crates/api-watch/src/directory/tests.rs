@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use service_model::{Cluster, Config, NodePortAddresses, Scheduler};
+use service_model::{Cluster, Config, Family, NodePortAddresses, Scheduler};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -113,6 +113,7 @@ fn a_bad_port_is_left_to_the_model() {
     let mut cluster = Cluster::new(Config {
         node_name: "n".into(),
         scheduler: Scheduler::default(),
+        families: Family::BOTH,
         node_port_addresses: NodePortAddresses::All,
         node_ip: None,
         allow_external_ips: true,

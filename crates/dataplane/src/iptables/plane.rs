@@ -22,8 +22,6 @@ use crate::survey::Survey;
 /// What `iptables-save` and `ip6tables-save` said.
 pub type Saved = [String; 2];
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
-
 /// UDP places of a service, and who may answer there.
 type Places = BTreeMap<SocketAddr, Vec<SocketAddr>>;
 
@@ -31,6 +29,7 @@ type Places = BTreeMap<SocketAddr, Vec<SocketAddr>>;
 #[derive(Debug)]
 pub struct IptablesPlane<P> {
     tables: Tables,
+    families: &'static [Family],
     programs: P,
     /// Nobody else ends flows of UDP (L8); none where the kernel has no way.
     conntrack: Option<Conntrack>,
@@ -48,6 +47,7 @@ impl<P: Programs> IptablesPlane<P> {
     pub fn new(programs: P, settings: Settings) -> Self {
         Self {
             tables: Tables::new(settings),
+            families: settings.families,
             programs,
             conntrack: Conntrack::open().ok(),
             udp: BTreeMap::new(),
@@ -145,7 +145,7 @@ impl<P: Programs> Plane for IptablesPlane<P> {
 
     fn adopt(&mut self) -> Result<Drift, KernelBroken> {
         let mut drift = Drift::default();
-        for family in FAMILIES {
+        for family in self.families.iter().copied() {
             let saved = self.programs.save(family).map_err(broken("read the rules"))?;
             drift.tables += self.take_in(family, &saved).tables;
         }
@@ -156,7 +156,7 @@ impl<P: Programs> Plane for IptablesPlane<P> {
         let mut report = Report::default();
         // One family that fails must not keep the other from being served.
         let mut failed = None;
-        for family in FAMILIES {
+        for family in self.families.iter().copied() {
             match self.write(family, &mut report) {
                 Ok(()) => self.end_flows(family),
                 Err(error) => failed = Some(error),
@@ -195,7 +195,8 @@ impl<P: Programs> Plane for IptablesPlane<P> {
     fn audited(&mut self, saved: &Saved) -> Drift {
         let mut drift = Drift::default();
         if !self.written {
-            for (family, saved) in FAMILIES.into_iter().zip(saved) {
+            let saved = Family::BOTH.iter().copied().zip(saved);
+            for (family, saved) in saved.filter(|(family, _)| self.families.contains(family)) {
                 drift.tables += self.take_in(family, saved).tables;
             }
         }
@@ -211,7 +212,7 @@ impl<P: Programs> Plane for IptablesPlane<P> {
     }
 
     fn survey(&self) -> Survey {
-        let rules = FAMILIES.into_iter().flat_map(|family| {
+        let rules = self.families.iter().copied().flat_map(|family| {
             let RuleCounts { filter, nat } = self.tables.rules(family);
             [(family, Table::Filter, filter), (family, Table::Nat, nat)]
         });

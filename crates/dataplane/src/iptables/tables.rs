@@ -26,6 +26,8 @@ pub struct Settings {
     pub masquerade_bit: u8,
     /// What belongs to no connection is dropped where it is forwarded: unless `nf_conntrack_tcp_be_liberal` is set.
     pub drop_invalid: bool,
+    /// The families that the node has; tables of the others are neither read nor written.
+    pub families: &'static [Family],
 }
 
 impl Default for Settings {
@@ -33,6 +35,7 @@ impl Default for Settings {
         Self {
             masquerade_bit: 14,
             drop_invalid: true,
+            families: Family::BOTH,
         }
     }
 }

@@ -28,6 +28,7 @@ fn config() -> Config {
     Config {
         node_name: "here".into(),
         scheduler: Scheduler::default(),
+        families: Family::BOTH,
         node_port_addresses: NodePortAddresses::All,
         node_ip: None,
         allow_external_ips: true,
@@ -716,10 +717,15 @@ fn t16_t17_where_node_ports_answer() {
     };
     let every = |loopback| NodePortPlaces::EveryLocal { loopback };
     let at = |addresses: &[&str]| NodePortPlaces::At(addresses.iter().map(|address| ip(address)).collect());
-    let cidrs = |cidrs: &[&str]| NodePortAddresses::Cidrs(cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect());
+    let among = |primary, cidrs: &[&str]| NodePortAddresses::Among {
+        primary,
+        cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+    };
+    let cidrs = |cidrs: &[&str]| among(false, cidrs);
     check(true, NodePortAddresses::All, [every(true), every(false)]);
     check(false, NodePortAddresses::All, [every(false), every(false)]);
-    check(true, NodePortAddresses::Primary, [at(&[]), at(&[])]);
+    // No primary address is known: nothing is opened by that.
+    check(true, among(true, &[]), [at(&[]), at(&[])]);
     check(true, cidrs(&["192.0.2.0/24"]), [at(&["192.0.2.1"]), every(false)]);
     check(
         true,
@@ -729,6 +735,46 @@ fn t16_t17_where_node_ports_answer() {
     let with_loopback = ["192.0.2.0/24", "127.0.0.0/8", "::1/128"];
     check(true, cidrs(&with_loopback), [at(&["192.0.2.1", "127.0.0.1"]), at(&[])]);
     check(false, cidrs(&with_loopback), [at(&["192.0.2.1"]), at(&[])]);
+    // Keywords of Kubernetes 1.37.
+    let localhost = ["127.0.0.0/8", "::1/128"];
+    check(true, cidrs(&localhost), [at(&["127.0.0.1"]), at(&[])]);
+    check(false, cidrs(&localhost), [at(&[]), at(&[])]);
+    check(true, cidrs(&["0.0.0.0/0", "::/0"]), [every(true), every(false)]);
+    check(true, among(true, &["0.0.0.0/0", "::/0"]), [every(true), every(false)]);
+    check(true, among(true, &localhost), [at(&["127.0.0.1"]), at(&[])]);
+}
+
+/// `primary` beside CIDRs and `localhost`; each family by itself.
+#[test]
+fn t16_primary_is_one_of_several_that_are_selected() {
+    let check = |primary: &[&str], cidrs: &[&str], expect: [&[&str]; 2]| {
+        let addresses = NodePortAddresses::Among {
+            primary: true,
+            cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+        };
+        let mut cluster = redirecting(true, addresses);
+        let interfaces = ["192.0.2.1", "192.0.2.2", "198.51.100.1", "2001:db8::1", "2001:db8::2"];
+        cluster.apply(Event::NodeAddresses(interfaces.map(ip).into()));
+        cluster.apply(Event::Node(Change::Applied(node("here", "", primary))));
+        let found = [Family::V4, Family::V6].map(|family| cluster.node_port_places(family));
+        let expect = expect.map(|list| NodePortPlaces::At(list.iter().map(|address| ip(address)).collect()));
+        assert_eq!(found, expect, "{primary:?} {cidrs:?}");
+    };
+    let both = ["192.0.2.2", "2001:db8::2"];
+    check(&both, &[], [&["192.0.2.2"], &["2001:db8::2"]]);
+    check(
+        &both,
+        &["198.51.100.0/24"],
+        [&["192.0.2.2", "198.51.100.1"], &["2001:db8::2"]],
+    );
+    check(
+        &both,
+        &["127.0.0.0/8", "::1/128"],
+        [&["192.0.2.2", "127.0.0.1"], &["2001:db8::2"]],
+    );
+    // Of a node without an IPv6 address IPv6 is not opened.
+    check(&["192.0.2.2"], &["127.0.0.0/8"], [&["192.0.2.2", "127.0.0.1"], &[]]);
+    check(&[], &["198.51.100.0/24"], [&["198.51.100.1"], &[]]);
 }
 
 /// `bindAddress` counts more than the Node object, in its family.

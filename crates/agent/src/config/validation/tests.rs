@@ -126,11 +126,40 @@ fn addresses_and_ports() {
             "healthzBindAddress: Invalid value: \"host\": must be a valid IP",
             "healthzBindAddress: Invalid value: \"0\": must be a valid port",
             "metricsBindAddress: Invalid value: \"10.0.0.1\": must be IP:port",
-            "nodePortAddresses[0]: Invalid value: \"x\": must be a valid CIDR",
-            "nodePortAddresses[1]: Invalid value: \"primary\": can't use both 'primary' and CIDRs",
+            "nodePortAddresses[0]: Invalid value: \"x\": must be a valid CIDR or one of the keywords 'primary', 'localhost', 'all'",
         ],
     );
     check(|config| config.healthz_bind_address = String::new(), &[]);
+}
+
+/// Kubernetes 1.37: mixed with each other and with CIDRs, each once. A CIDR may be there twice.
+#[test]
+fn keywords_of_node_port_addresses() {
+    let found = |list: &[&str]| {
+        let mut errors = Errors::default();
+        node_port_addresses(
+            &mut errors,
+            &list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(),
+        );
+        errors.0.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    for fine in [
+        &[][..],
+        &["primary"],
+        &["localhost"],
+        &["all", "primary", "localhost"],
+        &["primary", "10.0.0.0/8", "localhost", "fd00::/8", "10.0.0.0/8"],
+    ] {
+        assert_eq!(found(fine), [""; 0], "{fine:?}");
+    }
+    assert_eq!(
+        found(&["primary", "all", "primary", "all", "all"]),
+        [
+            "nodePortAddresses[2]: Duplicate value: \"primary\"",
+            "nodePortAddresses[3]: Duplicate value: \"all\"",
+            "nodePortAddresses[4]: Duplicate value: \"all\"",
+        ]
+    );
 }
 
 #[test]
@@ -174,7 +203,7 @@ fn logs_gates_and_hidden_metrics() {
         config.logging.verbosity = u32::MAX;
         config.logging.vmodule = vec![crate::config::logging::VModuleItem::default()];
         config.logging.options.text.split_stream = true;
-        config.show_hidden_metrics_for_version = "1.2".to_owned();
+        config.show_hidden_metrics_for_version = "1.2.3".to_owned();
         config.feature_gates.insert("LoggingBetaOptions".to_owned(), false);
     };
     check(
@@ -185,13 +214,34 @@ fn logs_gates_and_hidden_metrics() {
             "logging.verbosity: Invalid value: 4294967295: Must be <= 2147483647",
             "logging.vmodule[0]: Required value: File pattern must not be empty",
             "logging.options.text.splitStream: Forbidden: Feature LoggingAlphaOptions is disabled",
-            "showHiddenMetricsForVersion: Invalid value: \"1.2\": --show-hidden-metrics-for-version must be omitted or have the value '1.33'. Only the previous minor version is allowed",
+            "showHiddenMetricsForVersion: Invalid value: \"1.2.3\": --show-hidden-metrics-for-version must be omitted or name a minor release of Kubernetes, such as '1.36'",
         ],
     );
     let split: Change = |config| {
         config.logging.options.text.split_stream = true;
         config.feature_gates.insert("LoggingAlphaOptions".to_owned(), true);
-        config.show_hidden_metrics_for_version = "1.33".to_owned();
     };
     check(split, &[]);
+}
+
+/// Each release of kube-proxy takes the one before it.
+#[test]
+fn hidden_metrics_of_any_minor_release() {
+    for fine in ["1.30", "1.33", "1.36", "1.38", "2.0"] {
+        assert!(is_minor_release(fine), "{fine}");
+    }
+    for wrong in [
+        "",
+        "1",
+        "1.",
+        ".36",
+        "v1.36",
+        "1.36.1",
+        "1.+3",
+        "1.-3",
+        " 1.36",
+        "1.99999999999",
+    ] {
+        assert!(!is_minor_release(wrong), "{wrong:?}");
+    }
 }

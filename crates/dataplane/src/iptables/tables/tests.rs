@@ -158,6 +158,7 @@ fn program(number: u8, spec: &Spec) -> Program {
     let mut cluster = Cluster::new(Config {
         node_name: "here".into(),
         scheduler: Scheduler::default(),
+        families: Family::BOTH,
         node_port_addresses: NodePortAddresses::All,
         node_ip: None,
         allow_external_ips: true,
