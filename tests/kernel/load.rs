@@ -28,6 +28,7 @@ pub(crate) const ROUTES_ALONE: dataplane::Settings = dataplane::Settings {
     with_addresses: false,
     masquerade_bit: 14,
     drain_timeout: std::time::Duration::from_secs(900),
+    families: Family::BOTH,
 };
 
 /// Additions of virtual servers with real servers.

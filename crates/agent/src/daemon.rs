@@ -85,6 +85,7 @@ fn data_plane(settings: &Settings) -> dataplane::Settings {
         with_addresses: settings.vip_addresses,
         masquerade_bit: settings.masquerade_bit,
         drain_timeout: settings.drain_timeout,
+        families: settings.model.families,
     }
 }
 

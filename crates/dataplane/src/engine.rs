@@ -29,6 +29,8 @@ pub struct Settings {
     pub masquerade_bit: u8,
     /// How long a TCP real server that is gone may keep its connections; zero = as long as they live (L5).
     pub drain_timeout: Duration,
+    /// The families that the node has; the policy tables of the others are not made.
+    pub families: &'static [Family],
 }
 
 impl Default for Settings {
@@ -37,6 +39,7 @@ impl Default for Settings {
             with_addresses: true,
             masquerade_bit: 14,
             drain_timeout: Duration::from_secs(15 * 60),
+            families: Family::BOTH,
         }
     }
 }
@@ -46,6 +49,7 @@ impl Default for Settings {
 pub struct DataPlane<K> {
     ledger: Ledger,
     masquerade_bit: u8,
+    families: &'static [Family],
     kernel: K,
 }
 
@@ -55,16 +59,21 @@ impl<K: Kernel> DataPlane<K> {
         let mut plane = Self {
             ledger: Ledger::new(settings.with_addresses, settings.drain_timeout),
             masquerade_bit: settings.masquerade_bit,
+            families: settings.families,
             kernel,
         };
-        for family in [Family::V4, Family::V6] {
-            plane.want_local_traffic(family, LocalTraffic::default());
+        for family in settings.families {
+            plane.want_local_traffic(*family, LocalTraffic::default());
         }
         plane
     }
 
-    /// Who is who among the clients of a family. Nothing is written yet; repeating it changes nothing.
+    /// Who is who among the clients of a family. Nothing is written yet; repeating it changes nothing, and so does a family
+    /// that the node has not.
     pub fn want_local_traffic(&mut self, family: Family, local: LocalTraffic) {
+        if !self.families.contains(&family) {
+            return;
+        }
         self.ledger.want_rules(Rules {
             family: match family {
                 Family::V4 => nftables::Family::Ip,
