@@ -111,7 +111,7 @@ impl State {
         for service in &self.services {
             put(folder.path(), &service.name, &service.manifest())?;
         }
-        let mut events = api_watch::read_directory(folder.path())?;
+        let mut events = api_watch::Directory::read(folder.path())?.batch();
         events.push(Event::NodeAddresses(self.node_addresses.clone()));
         Ok(events)
     }

@@ -95,7 +95,6 @@ pub(crate) fn slice(number: u32, endpoints: u8) -> Event {
     Event::EndpointSlice(Change::Applied(EndpointSlice {
         name: ObjectName::new("d", &format!("s{number}-x")),
         service: format!("s{number}").into(),
-        other_proxy: false,
         headless_label: false,
         family: Some(Family::V4),
         ports: [EndpointPort {

@@ -136,7 +136,6 @@ fn any_slice(number: u8, family: Family) -> impl Strategy<Value = EndpointSlice>
     prop::collection::vec(endpoint, 0..5).prop_map(move |endpoints| EndpointSlice {
         name: slice_name(number, family),
         service: format!("s{number}").into(),
-        other_proxy: false,
         headless_label: false,
         family: Some(family),
         ports: (0..3)

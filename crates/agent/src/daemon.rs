@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
-use api_watch::{ApiConfig, ApiServer, CallObserver, EventSink, EventType, ObjectEvent, Patience};
+use api_watch::{ApiConfig, ApiServer, CallObserver, Directory, EventSink, EventType, ObjectEvent, Patience};
 use dataplane::iptables::{self, Installed, IptablesPlane, Programs, Saved};
 use dataplane::live::LiveKernel;
 use dataplane::rules;
 use dataplane::{DataPlane, Kernel, KernelBroken, Plane, Snapshot};
 use ipvs::{Ipvs, VipMonitor};
 use nftables::Monitor;
-use service_model::{Event, Family};
+use service_model::{Batch, Event, Family};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{info, warn};
@@ -37,7 +37,7 @@ use crate::settings::{LocalhostNodePorts, Settings, Source};
 use crate::start;
 use crate::sync::{Channels, Readers, Sync};
 
-/// Events between the API side and the sync thread. When it is full the API side waits.
+/// Batches between the API side and the sync thread. When it is full the API side waits.
 const CHANNEL: usize = 1024;
 
 /// Runs until SIGTERM or SIGINT; the data path stays as it is (L12).
@@ -102,7 +102,7 @@ fn serve<P: Plane + Send + 'static>(
         .build()
         .context("start the runtime")?;
     runtime.block_on(async {
-        let (events, waiting) = mpsc::channel(CHANNEL);
+        let (batches, waiting) = mpsc::channel(CHANNEL);
         let node_name = settings.model.node_name.to_string();
         let (other_nodes, wanted) = watch::channel(false);
         let (readers, checks) = readers(&settings, choice.as_ref());
@@ -110,7 +110,7 @@ fn serve<P: Plane + Send + 'static>(
             let metrics = Arc::clone(&readers.metrics);
             CallObserver::new(move |call| metrics.rest_client.take(call))
         };
-        let (sink, source) = start_source(&settings.source, &node_name, events.clone(), wanted, observer).await?;
+        let (sink, source) = start_source(&settings.source, &node_name, batches.clone(), wanted, observer).await?;
         let servers = choice.as_ref().map(|choice| Servers {
             settings: settings.servers.clone(),
             mode: choice.effective,
@@ -129,13 +129,13 @@ fn serve<P: Plane + Send + 'static>(
             }
         }
         let (plane, listeners) = open(&settings)?;
-        let addresses = tokio::spawn(follow_node_addresses(events));
+        let addresses = tokio::spawn(follow_node_addresses(batches));
 
         let (heard, listener_ended) = listeners::start(listeners)?;
         let mut listener_ended = pin!(listener_ended);
         let (serving, served) = oneshot::channel();
         let channels = Channels {
-            events: waiting,
+            batches: waiting,
             heard,
             sink,
             readers,
@@ -221,19 +221,15 @@ type SourceTask = tokio::task::JoinHandle<api_watch::Error>;
 async fn start_source(
     source: &Source,
     node_name: &str,
-    events: mpsc::Sender<Event>,
+    batches: mpsc::Sender<Batch>,
     other_nodes: watch::Receiver<bool>,
     observer: CallObserver,
 ) -> Result<(EventSink, SourceTask)> {
     match source {
         Source::Directory(directory) => {
-            // What is wrong at the start is an error at once; later it is a warning, and the last good state stays.
-            api_watch::read_directory(directory)?;
+            let read = Directory::read(directory)?;
             info!(directory = %directory.display(), "following manifests");
-            Ok((
-                EventSink::null(),
-                tokio::spawn(api_watch::watch_directory(directory.clone(), events)),
-            ))
+            Ok((EventSink::null(), tokio::spawn(read.follow(batches))))
         }
         Source::Api { kubeconfig, master } => {
             let (kubeconfig, master) = (kubeconfig.clone(), master.clone());
@@ -247,13 +243,13 @@ async fn start_source(
             let server = ApiServer::connect(&config).await?;
             info!(server = server.url(), "following the API server");
             let sink = server.event_sink();
-            Ok((sink, tokio::spawn(server.watch(events, other_nodes))))
+            Ok((sink, tokio::spawn(server.watch(batches, other_nodes))))
         }
     }
 }
 
 /// Ends only with an error.
-async fn follow_node_addresses(events: mpsc::Sender<Event>) -> anyhow::Error {
+async fn follow_node_addresses(batches: mpsc::Sender<Batch>) -> anyhow::Error {
     let mut watch = match ipvs::node_address::watch().await {
         Ok(watch) => watch,
         Err(error) => return error.into(),
@@ -262,8 +258,8 @@ async fn follow_node_addresses(events: mpsc::Sender<Event>) -> anyhow::Error {
         match watch.next().await {
             Ok(addresses) => {
                 info!(addresses = addresses.len(), "node addresses");
-                if events.send(Event::NodeAddresses(addresses)).await.is_err() {
-                    return anyhow!("nobody takes events any more");
+                if batches.send(vec![Event::NodeAddresses(addresses)]).await.is_err() {
+                    return anyhow!("the reader of events is gone");
                 }
             }
             Err(error) => return error.into(),

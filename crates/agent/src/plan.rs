@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use api_watch::Directory;
 use dataplane::iptables::{self, Restore, Tables};
 use dataplane::{DataPlane, Plan};
 use service_model::{Cluster, Event, Family, Rejection};
@@ -20,11 +21,9 @@ pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     let given = Configuration::of_service_flags(&args.service)?.kube_proxy;
     let bit = masquerade_bit(&given)?;
     let mut cluster = Cluster::new(model_config(&given)?);
-    let events = api_watch::read_directory(&args.manifests)
-        .with_context(|| format!("manifests {}", args.manifests.display()))?;
-    for event in events {
-        cluster.apply(event);
-    }
+    let directory =
+        Directory::read(&args.manifests).with_context(|| format!("manifests {}", args.manifests.display()))?;
+    cluster.extend(directory.batch());
     let node_ips = if args.node_ip.is_empty() {
         cluster.primary_addresses()
     } else {
@@ -32,21 +31,36 @@ pub(crate) fn run(args: &PlanArgs) -> Result<ExitCode> {
     };
     cluster.apply(Event::NodeAddresses(node_ips));
 
-    let rejections = match mode(&given) {
-        Mode::Ipvs => plan_ipvs(args, &mut cluster)?,
-        Mode::Iptables => plan_iptables(args, &mut cluster, bit)?,
+    let mut rejected = Rejected {
+        objects: cluster.take_unreadable().unwrap_or_default().into_iter().collect(),
+        texts: directory.faults().map(str::to_owned).collect(),
     };
-    for rejection in &rejections {
+    match mode(&given) {
+        Mode::Ipvs => plan_ipvs(args, &mut cluster, &mut rejected)?,
+        Mode::Iptables => plan_iptables(args, &mut cluster, bit, &mut rejected)?,
+    }
+    for text in &rejected.texts {
+        eprintln!("rejected: {text}");
+    }
+    for rejection in &rejected.objects {
         eprintln!("rejected: {rejection}");
     }
-    Ok(if rejections.is_empty() {
+    Ok(if rejected.objects.is_empty() && rejected.texts.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(EXIT_REJECTED)
     })
 }
 
-fn plan_ipvs(args: &PlanArgs, cluster: &mut Cluster) -> Result<BTreeSet<Rejection>> {
+/// What the plan leaves out.
+struct Rejected {
+    /// Objects, and fields of objects.
+    objects: BTreeSet<Rejection>,
+    /// What no object could be made of: the file, perhaps the place, and why.
+    texts: Vec<String>,
+}
+
+fn plan_ipvs(args: &PlanArgs, cluster: &mut Cluster, rejected: &mut Rejected) -> Result<()> {
     let settings = dataplane::Settings {
         with_addresses: args.vip_addresses,
         ..dataplane::Settings::default()
@@ -55,17 +69,15 @@ fn plan_ipvs(args: &PlanArgs, cluster: &mut Cluster) -> Result<BTreeSet<Rejectio
     for family in [Family::V4, Family::V6] {
         plane.want_local_traffic(family, cluster.local_traffic(family));
     }
-    let mut rejections = BTreeSet::new();
     for service in cluster.take_touched() {
         let program = cluster.program(&service);
         plane.want(&service, &program);
-        rejections.extend(program.rejections);
+        rejected.objects.extend(program.rejections);
     }
-    print(&plane.plan(Instant::now()), &rejections, args.output).context("write the plan")?;
-    Ok(rejections)
+    print(&plane.plan(Instant::now()), rejected, args.output).context("write the plan")
 }
 
-fn plan_iptables(args: &PlanArgs, cluster: &mut Cluster, masquerade_bit: u8) -> Result<BTreeSet<Rejection>> {
+fn plan_iptables(args: &PlanArgs, cluster: &mut Cluster, masquerade_bit: u8, rejected: &mut Rejected) -> Result<()> {
     let mut tables = Tables::new(iptables::Settings {
         masquerade_bit,
         ..iptables::Settings::default()
@@ -74,21 +86,19 @@ fn plan_iptables(args: &PlanArgs, cluster: &mut Cluster, masquerade_bit: u8) -> 
         tables.want_local_traffic(family, cluster.local_traffic(family));
         tables.want_node_ports(family, cluster.node_port_places(family));
     }
-    let mut rejections = BTreeSet::new();
     for service in cluster.take_touched() {
         let program = cluster.program(&service);
         tables.want(&service, &program);
-        rejections.extend(program.rejections);
+        rejected.objects.extend(program.rejections);
     }
     let restores: Vec<_> = [Family::V4, Family::V6]
         .into_iter()
         .filter_map(|family| tables.plan(family))
         .collect();
-    print_restores(&restores, &rejections, args.output).context("write the plan")?;
-    Ok(rejections)
+    print_restores(&restores, rejected, args.output).context("write the plan")
 }
 
-fn print(plan: &Plan, rejections: &BTreeSet<Rejection>, output: Output) -> io::Result<()> {
+fn print(plan: &Plan, rejected: &Rejected, output: Output) -> io::Result<()> {
     let mut out = io::stdout().lock();
     match output {
         Output::Text => write!(out, "{plan}"),
@@ -98,12 +108,12 @@ fn print(plan: &Plan, rejections: &BTreeSet<Rejection>, output: Output) -> io::R
                 .iter()
                 .map(|op| serde_json::json!({ "phase": op.phase().to_string(), "object": op.key().to_string(), "op": op.to_string() }))
                 .collect();
-            print_json(&mut out, "ops", &ops, rejections)
+            print_json(&mut out, "ops", &ops, rejected)
         }
     }
 }
 
-fn print_restores(restores: &[Restore], rejections: &BTreeSet<Rejection>, output: Output) -> io::Result<()> {
+fn print_restores(restores: &[Restore], rejected: &Rejected, output: Output) -> io::Result<()> {
     let mut out = io::stdout().lock();
     let command = |family| match family {
         Family::V4 => "iptables-restore --noflush",
@@ -119,18 +129,14 @@ fn print_restores(restores: &[Restore], rejections: &BTreeSet<Rejection>, output
                 .iter()
                 .map(|restore| serde_json::json!({ "command": command(restore.family), "input": restore.text }))
                 .collect();
-            print_json(&mut out, "restores", &restores, rejections)
+            print_json(&mut out, "restores", &restores, rejected)
         }
     }
 }
 
-fn print_json(
-    out: &mut impl Write,
-    what: &str,
-    plan: &[serde_json::Value],
-    rejections: &BTreeSet<Rejection>,
-) -> io::Result<()> {
-    let rejections: Vec<_> = rejections
+fn print_json(out: &mut impl Write, what: &str, plan: &[serde_json::Value], rejected: &Rejected) -> io::Result<()> {
+    let rejections: Vec<_> = rejected
+        .objects
         .iter()
         .map(|rejection| {
             serde_json::json!({
@@ -141,6 +147,9 @@ fn print_json(
             })
         })
         .collect();
-    serde_json::to_writer_pretty(&mut *out, &serde_json::json!({ what: plan, "rejections": rejections }))?;
+    serde_json::to_writer_pretty(
+        &mut *out,
+        &serde_json::json!({ what: plan, "rejections": rejections, "unreadable": rejected.texts }),
+    )?;
     writeln!(out)
 }

@@ -1,4 +1,5 @@
-//! The sync thread: owns everything that ends in the kernel. Events in; plans committed; one line of log a commit.
+//! The sync thread: owns everything that ends in the kernel. Batches of events in; plans committed; one line of log a
+//! commit. A batch is taken in as a whole: no commit is made in the midst of one.
 //!
 //! No locks, no clock but its own, and no other thread writes to the kernel. What it says in words is in [`voice`], what
 //! it tells in numbers in [`telemetry`].
@@ -15,7 +16,7 @@ use api_watch::EventSink;
 use dataplane::commit::Report;
 use dataplane::kernel::chain;
 use dataplane::{Drift, KernelBroken, Plane};
-use service_model::{Cluster, Config, Event, Family, Kind, ObjectName};
+use service_model::{Batch, Cluster, Config, Family, Kind, ObjectName};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -41,10 +42,9 @@ const DISTURBED_PAUSE: Duration = Duration::from_millis(500);
 const DISTURBED_SETTLE: Duration = Duration::from_millis(20);
 
 /// What wakes the thread.
-#[allow(clippy::large_enum_variant, reason = "one at a time, and never kept")]
 enum Input<P> {
     /// Something in the cluster, or in this node's addresses, changed.
-    Event(Event),
+    Batch(Batch),
     /// Somebody changed what we programmed.
     Disturbance(Disturbance),
     /// The audit has looked.
@@ -55,7 +55,7 @@ enum Input<P> {
 
 /// What the thread hears, and whom it tells.
 pub(crate) struct Channels<P> {
-    pub(crate) events: Receiver<Event>,
+    pub(crate) batches: Receiver<Batch>,
     pub(crate) heard: Heard<P>,
     pub(crate) sink: EventSink,
     pub(crate) readers: Readers,
@@ -92,7 +92,7 @@ const AUDIT_SHARE: u32 = 33;
 pub(crate) struct Sync<P: Plane> {
     cluster: Cluster,
     plane: P,
-    events: Receiver<Event>,
+    batches: Receiver<Batch>,
     heard: Heard<P::Picture>,
     voice: Voice,
     telemetry: Telemetry,
@@ -123,7 +123,7 @@ impl<P: Plane> Sync<P> {
     pub(crate) fn new(config: Config, plane: P, channels: Channels<P::Picture>, periods: Periods) -> Self {
         let now = Instant::now();
         let Channels {
-            events,
+            batches,
             heard,
             sink,
             readers,
@@ -139,7 +139,7 @@ impl<P: Plane> Sync<P> {
             telemetry: Telemetry::new(readers),
             cluster: Cluster::new(config),
             plane,
-            events,
+            batches,
             heard,
             other_nodes,
             periods,
@@ -157,7 +157,7 @@ impl<P: Plane> Sync<P> {
         }
     }
 
-    /// Runs until the senders of events are gone.
+    /// Runs until the senders of batches are gone.
     ///
     /// # Errors
     /// Where the thread's timer cannot be made.
@@ -172,7 +172,7 @@ impl<P: Plane> Sync<P> {
         Ok(())
     }
 
-    /// Waits for something to do and takes in all events that wait. False at the end of the events.
+    /// Waits for something to do and takes in all batches that wait. False at the end of the batches.
     async fn wait(&mut self) -> bool {
         let input = match self.pause(Instant::now()) {
             Some(pause) => timeout(pause, self.input()).await.unwrap_or(Some(Input::Nothing)),
@@ -181,21 +181,21 @@ impl<P: Plane> Sync<P> {
         match input {
             None => return false,
             Some(Input::Nothing) => {}
-            Some(Input::Event(event)) => self.cluster.apply(event),
+            Some(Input::Batch(batch)) => self.cluster.extend(batch),
             Some(Input::Disturbance(what)) => self.disturbed(what, Instant::now()),
             Some(Input::Look(look)) => self.looked(look, Instant::now()),
         }
-        while let Ok(event) = self.events.try_recv() {
-            self.cluster.apply(event);
+        while let Ok(batch) = self.batches.try_recv() {
+            self.cluster.extend(batch);
         }
         true
     }
 
-    /// `None` at the end of the events.
+    /// `None` at the end of the batches.
     async fn input(&mut self) -> Option<Input<P::Picture>> {
         tokio::select! {
             biased;
-            event = self.events.recv() => event.map(Input::Event),
+            batch = self.batches.recv() => batch.map(Input::Batch),
             Some(what) = self.heard.disturbances.recv() => Some(Input::Disturbance(what)),
             Some(look) = self.heard.looks.recv() => Some(Input::Look(look)),
         }
@@ -295,6 +295,10 @@ impl<P: Plane> Sync<P> {
         self.telemetry
             .arrived(self.cluster.arrivals(), self.cluster.is_node_eligible());
         self.touched.extend(self.cluster.take_touched());
+        if let Some(unreadable) = self.cluster.take_unreadable() {
+            self.voice.unreadable(unreadable);
+            self.telemetry.rejections(self.voice.rejected());
+        }
         let wanted = self.cluster.wants_other_nodes();
         self.other_nodes
             .send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
@@ -422,3 +426,6 @@ impl<P: Plane> Sync<P> {
         self.plane.commit(now)
     }
 }
+
+#[cfg(test)]
+mod tests;

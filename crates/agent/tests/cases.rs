@@ -3,7 +3,8 @@
 //! A folder holds `manifests/`, optionally `arguments` (more flags of `kube-ipvs plan`, one a line), and what is
 //! expected: `plan` (standard output, without the rules of the policy tables), `rules` (those; checked where the file
 //! is there), `rejected` (standard error; missing = none), `iptables` (standard output in that mode; checked where the
-//! file is there). `UPDATE=1` writes them anew.
+//! file is there), `warned` (what the log warns of; checked where the file is there). DIR stands for the folder of the
+//! manifests. `UPDATE=1` writes them anew.
 
 #![allow(
     clippy::unwrap_used,
@@ -44,36 +45,46 @@ fn check_json(case: &Path) {
     );
 }
 
-fn run_plan(case: &Path, more: &[&str]) -> Output {
+fn run_plan(case: &Path, more: &[&str], log: &str) -> Output {
     let arguments = fs::read_to_string(case.join("arguments")).unwrap_or_default();
     Command::new(env!("CARGO_BIN_EXE_kube-ipvs"))
         .args(["plan", "--hostname-override", "node-a", "--manifests"])
         .arg(case.join("manifests"))
         .args(arguments.lines())
         .args(more)
-        .env("RUST_LOG", "error")
+        .env("RUST_LOG", log)
         .output()
         .unwrap()
 }
 
 fn check(case: &Path, update: bool) -> Vec<String> {
-    let output = run_plan(case, &[]);
+    let output = run_plan(case, &[], "error");
     let mut wrong = Vec::new();
     let is_rule = |line: &&str| {
         let words: Vec<_> = line.split(' ').collect();
         ["table", "chain", "set", "map", "rule"].contains(&words[1]) && ["add", "delete"].contains(&words[0])
     };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let manifests = case.join("manifests").display().to_string();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&manifests, "DIR");
+    let warned = text(&run_plan(case, &[], "warn").stderr);
+    // Without the time.
+    let warned = warned
+        .lines()
+        .filter_map(|line| Some(format!("{}\n", line.get(line.find("WARN")?..)?)));
     let stdout = text(&output.stdout);
     let (rules, plan): (Vec<_>, Vec<_>) = stdout.split_inclusive('\n').partition(is_rule);
     for (file, found) in [
         ("plan", plan.concat()),
         ("rules", rules.concat()),
         ("rejected", text(&output.stderr)),
-        ("iptables", text(&run_plan(case, &["--proxy-mode=iptables"]).stdout)),
+        (
+            "iptables",
+            text(&run_plan(case, &["--proxy-mode=iptables"], "error").stdout),
+        ),
+        ("warned", warned.collect()),
     ] {
         let path = case.join(file);
-        if ["rules", "iptables"].contains(&file) && !path.exists() {
+        if ["rules", "iptables", "warned"].contains(&file) && !path.exists() {
             continue;
         }
         if update && found.is_empty() {

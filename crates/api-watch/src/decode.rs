@@ -10,7 +10,8 @@ mod service;
 mod slice;
 
 use serde::{Deserialize, Deserializer};
-use service_model::{Change, Event, Kind, ObjectName};
+use serde_json::value::RawValue;
+use service_model::{Change, Event, Kind, ObjectName, Rejection};
 
 use metadata::Metadata;
 use node::{NodeDoc, node};
@@ -94,6 +95,26 @@ pub(crate) fn identity<'a, D: Deserializer<'a>>(kind: Kind, from: D) -> Result<I
             .and_then(|annotations| annotations.initial_events_end.as_ref())
             .is_some_and(|text| text.0 == "true"),
     })
+}
+
+/// Why an object cannot be decoded: the field where that ended, and what is wrong there.
+pub(crate) fn why_not(kind: Kind, name: ObjectName, from: &RawValue) -> Rejection {
+    let mut track = serde_path_to_error::Track::new();
+    let done = object(kind, serde_path_to_error::Deserializer::new(from, &mut track));
+    let reason = done.err().map(|error| {
+        // The place in the text is one of the object's JSON form, which is not what was written.
+        let text = error.to_string();
+        text.rsplit_once(" at line ")
+            .map_or(text.as_str(), |(reason, _)| reason)
+            .into()
+    });
+    let path = track.path().to_string();
+    Rejection {
+        kind,
+        object: name,
+        field: if path == "." { "".into() } else { path.into() },
+        reason: reason.unwrap_or_default(),
+    }
 }
 
 /// The deletion of an object of a kind.

@@ -1,44 +1,32 @@
-//! Objects from a directory of manifests, followed for changes.
+//! Objects from a directory of manifests, read once or followed for changes.
 //!
 //! Files ending in `.yaml`, `.yml`, `.json` of the directory itself, in the order of their names; hidden ones and
-//! sub-directories are left out. A file holds any number of documents, and lists of objects. Kinds other than
-//! Service, EndpointSlice and Node are passed over.
+//! sub-directories are left out. What a file holds is `manifest`'s to tell; here files become a picture, and two pictures
+//! a batch. What cannot be read is said, and takes nothing away: while a directory is followed, what it was before stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use serde_json::Value;
-use service_model::{Change, Event, Kind, ObjectName};
+use service_model::{Batch, Event, Kind, Rejection};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 use crate::decode;
 use crate::error::Error;
+use crate::manifest::{Content, Object, PassedOver, content};
 
 /// How often the directory is looked at where no notification came: some file systems send none.
 const LOOK: Duration = Duration::from_secs(2);
-
-type Object = (Kind, ObjectName);
-
-/// A file as it was read last.
-struct File {
-    seen: Fingerprint,
-    objects: Vec<(Object, Event)>,
-}
-
-/// Differs when a file was written or replaced.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
-    modified: Option<SystemTime>,
-    size: u64,
-    inode: u64,
-}
+/// How often a directory that changes while it is read is read at once again.
+const TRIES: usize = 8;
 
 /// What follows on the objects of the first reading: they are all there, those of other nodes, too.
 const COMPLETE: [Event; 4] = [
@@ -48,102 +36,220 @@ const COMPLETE: [Event; 4] = [
     Event::OtherNodesComplete,
 ];
 
-/// Reads a directory once: all its objects, then [`Event::Complete`] for each kind and [`Event::OtherNodesComplete`].
-/// An empty directory has no objects.
-///
-/// # Errors
-/// [`Error::Directory`], [`Error::File`], [`Error::Manifest`], [`Error::Duplicate`].
-pub fn read_directory(directory: &Path) -> Result<Vec<Event>, Error> {
-    let files = list(directory)?
-        .into_iter()
-        .map(|(path, seen)| {
-            Ok((
-                path.clone(),
-                File {
-                    seen,
-                    objects: read(&path)?,
-                },
-            ))
-        })
-        .collect::<Result<BTreeMap<_, _>, Error>>()?;
-    let objects = merge(&files)?;
-    Ok(objects.into_values().chain(COMPLETE).collect())
+type Files = BTreeMap<PathBuf, File>;
+/// A file's look; `None` where it is there and cannot be looked at, as a link that leads nowhere.
+type Listing = BTreeMap<PathBuf, Option<Fingerprint>>;
+/// What the model is to know of each object: itself, or why it cannot be read, or both where a second one differs.
+type Picture = BTreeMap<Object, Vec<Event>>;
+
+/// A file as it was read last.
+#[derive(Clone)]
+struct File {
+    seen: Option<Fingerprint>,
+    content: Content,
 }
 
-/// Reads a directory and follows it. Later a file that cannot be read is named in a warning, and what it held before
-/// stays until it can be read again.
-///
-/// Ends with an error of the first reading (as [`read_directory`]), or with [`Error::Closed`].
-pub async fn watch_directory(directory: PathBuf, events: mpsc::Sender<Event>) -> Error {
-    match follow(&directory, &events).await {
-        Ok(never) => match never {},
-        Err(error) => error,
-    }
+/// Differs when a file was written or replaced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    modified: (i64, i64),
+    changed: (i64, i64),
+    size: u64,
+    inode: u64,
 }
 
-async fn follow(directory: &Path, events: &mpsc::Sender<Event>) -> Result<std::convert::Infallible, Error> {
-    let notifications = notifications(directory)
-        .inspect_err(|error| debug!(%error, "no notifications of changes, looking every 2 s"))
-        .ok();
-    let mut files = BTreeMap::new();
-    for (path, seen) in list(directory)? {
-        let objects = read(&path)?;
-        files.insert(path, File { seen, objects });
-    }
-    let mut objects = merge(&files)?;
-    for event in objects.values().cloned().chain(COMPLETE) {
-        send(events, event).await?;
-    }
-    info!(files = files.len(), objects = objects.len(), "manifests read");
-    loop {
-        changed(notifications.as_ref()).await;
-        if events.is_closed() {
-            return Err(Error::Closed);
-        }
-        let Some(now) = read_again(directory, &files) else {
-            continue;
+/// A directory of manifests as it was when it was read.
+pub struct Directory {
+    path: PathBuf,
+    files: Files,
+    picture: Picture,
+    faults: BTreeSet<String>,
+}
+
+impl Directory {
+    /// Reads a directory: all its files, as they were at one time. An empty directory has no objects. What of it cannot be
+    /// read is among the events ([`Event::Unreadable`]) and the [`faults`](Self::faults); what is not ours is counted in
+    /// one line of the log.
+    ///
+    /// # Errors
+    /// [`Error::Directory`]: it cannot be listed.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let reading = read(path, list(path)?, &Files::new())?;
+        let mut directory = Self {
+            path: path.to_owned(),
+            files: reading.files,
+            picture: Picture::new(),
+            faults: BTreeSet::new(),
         };
-        match merge(&now) {
-            Ok(merged) => {
-                for event in differences(&objects, &merged) {
-                    send(events, event).await?;
-                }
-                objects = merged;
+        directory.picture = picture(&directory.files);
+        directory.faults = faults(&directory.files);
+        if !reading.steady {
+            directory
+                .faults
+                .insert(format!("{}: it changed while it was read", path.display()));
+        }
+        say_passed_over(&passed_over(&directory.files));
+        Ok(directory)
+    }
+
+    /// All its objects, then [`Event::Complete`] for each kind and [`Event::OtherNodesComplete`].
+    pub fn batch(&self) -> Batch {
+        self.picture.values().flatten().cloned().chain(COMPLETE).collect()
+    }
+
+    /// What cannot be read and is no object with a name: `FILE: why`, or `FILE: document N (line L): why`.
+    pub fn faults(&self) -> impl Iterator<Item = &str> {
+        self.faults.iter().map(String::as_str)
+    }
+
+    /// Sends what was read, then what changes: a batch for each reading that brought something. A file that cannot be read
+    /// any more keeps the objects that it had, as does a document or an object of it.
+    ///
+    /// Ends with [`Error::Closed`].
+    pub async fn follow(mut self, batches: mpsc::Sender<Batch>) -> Error {
+        match self.run(&batches).await {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
+    }
+
+    async fn run(&mut self, batches: &mpsc::Sender<Batch>) -> Result<Infallible, Error> {
+        let notifications = notifications(&self.path)
+            .inspect_err(|error| debug!(%error, "no notifications of changes, looking every 2 s"))
+            .ok();
+        self.faults.iter().for_each(|fault| say_fault(fault));
+        send(batches, self.batch()).await?;
+        info!(files = self.files.len(), objects = self.picture.len(), "manifests read");
+        let mut trouble = None;
+        loop {
+            // Before the first wait, too: there were no notifications while the first reading was made.
+            let error = match self.read_again() {
+                Ok(batch) if batch.is_empty() => None,
+                Ok(batch) => send(batches, batch).await.map(|()| None)?,
+                Err(error) => Some(with_cause(&error)),
+            };
+            if let Some(error) = error.as_ref().filter(|error| trouble.as_ref() != Some(*error)) {
+                warn!(error, "the last good state stays");
             }
-            Err(error) => warn!(%error, "the last good state stays"),
+            trouble = error;
+            changed(notifications.as_ref()).await;
+            if batches.is_closed() {
+                return Err(Error::Closed);
+            }
         }
-        files = now;
+    }
+
+    /// What changed since the last reading.
+    fn read_again(&mut self) -> Result<Batch, Error> {
+        let listed = list(&self.path)?;
+        if listed
+            .iter()
+            .map(|(path, seen)| (path, *seen))
+            .eq(self.files.iter().map(|(path, file)| (path, file.seen)))
+        {
+            return Ok(Batch::new());
+        }
+        let reading = read(&self.path, listed, &self.files)?;
+        if !reading.steady {
+            info!("the directory changes while it is read, reading it again");
+            return Ok(Batch::new());
+        }
+        let faults = faults(&reading.files);
+        faults.difference(&self.faults).for_each(|fault| say_fault(fault));
+        let passed_over = passed_over(&reading.files);
+        if passed_over != self::passed_over(&self.files) {
+            say_passed_over(&passed_over);
+        }
+        let picture = picture(&reading.files);
+        let batch = differences(&self.picture, &picture);
+        (self.files, self.picture, self.faults) = (reading.files, picture, faults);
+        Ok(batch)
     }
 }
 
-/// The files as they are now; `None` where none changed.
-fn read_again(directory: &Path, before: &BTreeMap<PathBuf, File>) -> Option<BTreeMap<PathBuf, File>> {
-    let listed = match list(directory) {
-        Ok(listed) => listed,
-        Err(error) => {
-            warn!(error = with_cause(&error), "the last good state stays");
-            return None;
-        }
-    };
-    let same = listed.len() == before.len()
-        && listed
+struct Reading {
+    files: Files,
+    /// The directory stood still: all files were as they are at one time.
+    steady: bool,
+}
+
+/// Reads the files that are not as before. A directory that changes meanwhile is read again: of files that are turned
+/// over together, as those of a ConfigMap are, some must not be the old and some the new ones.
+fn read(directory: &Path, mut listed: Listing, before: &Files) -> Result<Reading, Error> {
+    let mut files = before.clone();
+    for _ in 0..TRIES {
+        files = listed
             .iter()
-            .all(|(path, seen)| before.get(path).is_some_and(|file| file.seen == *seen));
-    if same {
-        return None;
+            .filter_map(|(path, seen)| {
+                let content = match files.get(path) {
+                    Some(known) if known.seen == *seen => known.content.clone(),
+                    _ => read_file(path, before.get(path))?,
+                };
+                Some((path.clone(), File { seen: *seen, content }))
+            })
+            .collect();
+        let now = list(directory)?;
+        if now == listed {
+            return Ok(Reading { files, steady: true });
+        }
+        listed = now;
     }
-    let read_one = |(path, seen): (PathBuf, Fingerprint)| {
-        let old = before.get(&path);
-        let objects = match old {
-            Some(old) if old.seen == seen => old.objects.clone(),
-            _ => read(&path).unwrap_or_else(|error| {
-                warn!(error = with_cause(&error), "unreadable, its last good state stays");
-                old.map(|old| old.objects.clone()).unwrap_or_default()
-            }),
-        };
-        (path, File { seen, objects })
+    Ok(Reading { files, steady: false })
+}
+
+/// `None` for a file that went since it was listed.
+fn read_file(path: &Path, before: Option<&File>) -> Option<Content> {
+    let mut now = match fs::read(path) {
+        Ok(bytes) => content(&bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => return None,
+        Err(error) => Content {
+            faults: vec![error.to_string()],
+            ..Content::default()
+        },
     };
-    Some(listed.into_iter().map(read_one).collect())
+    // What is not found in a text that cannot be read may be in what cannot be read.
+    if let (false, Some(before)) = (now.faults.is_empty(), before) {
+        let found: BTreeSet<_> = now.objects.iter().map(|(object, _)| object.clone()).collect();
+        let missing = before
+            .content
+            .objects
+            .iter()
+            .filter(|(object, _)| !found.contains(object));
+        now.objects.extend(missing.cloned());
+    }
+    Some(now)
+}
+
+fn faults(files: &Files) -> BTreeSet<String> {
+    let of_file = |(path, file): (&PathBuf, &File)| {
+        let name = path.display().to_string();
+        let faults = file.content.faults.clone();
+        faults.into_iter().map(move |fault| format!("{name}: {fault}"))
+    };
+    files.iter().flat_map(of_file).collect()
+}
+
+fn say_fault(fault: &str) {
+    warn!(fault, "cannot be read; what it held before, if anything, stays");
+}
+
+fn passed_over(files: &Files) -> PassedOver {
+    let mut all = PassedOver::default();
+    files.values().for_each(|file| all.add(&file.content.passed_over));
+    all
+}
+
+/// One line for all that is not ours.
+fn say_passed_over(all: &PassedOver) {
+    let (kinds, without_kind) = (all.to_string(), all.without_kind);
+    if without_kind > 0 {
+        warn!(
+            without_kind,
+            kinds, "passed over: neither Services, EndpointSlices nor Nodes"
+        );
+    } else if !kinds.is_empty() {
+        info!(kinds, "passed over: neither Services, EndpointSlices nor Nodes");
+    }
 }
 
 fn with_cause(error: &Error) -> String {
@@ -153,43 +259,79 @@ fn with_cause(error: &Error) -> String {
     }
 }
 
-async fn send(events: &mpsc::Sender<Event>, event: Event) -> Result<(), Error> {
-    events.send(event).await.map_err(|_| Error::Closed)
+async fn send(batches: &mpsc::Sender<Batch>, batch: Batch) -> Result<(), Error> {
+    batches.send(batch).await.map_err(|_| Error::Closed)
 }
 
-fn differences(before: &BTreeMap<Object, Event>, now: &BTreeMap<Object, Event>) -> Vec<Event> {
+fn differences(before: &Picture, now: &Picture) -> Batch {
     let gone = before.keys().filter(|object| !now.contains_key(*object));
     let gone = gone.map(|(kind, name)| decode::deletion(*kind, name.clone()));
-    let applied = now.iter().filter(|(object, event)| before.get(*object) != Some(*event));
-    gone.chain(applied.map(|(_, event)| event.clone())).collect()
+    let applied = now
+        .iter()
+        .filter(|(object, events)| before.get(*object) != Some(*events));
+    gone.chain(applied.flat_map(|(_, events)| events.iter().cloned()))
+        .collect()
 }
 
-/// All objects of all files.
-fn merge(files: &BTreeMap<PathBuf, File>) -> Result<BTreeMap<Object, Event>, Error> {
-    let mut from: BTreeMap<&Object, &PathBuf> = BTreeMap::new();
-    for (path, (object, _)) in files
-        .iter()
-        .flat_map(|(path, file)| file.objects.iter().map(move |o| (path, o)))
-    {
-        if let Some(first) = from.insert(object, path) {
-            let (kind, object) = object.clone();
-            return Err(Error::Duplicate {
-                kind,
-                object,
-                first: first.clone(),
-                second: path.clone(),
-            });
+/// All objects of all files. Of an object that is there more than once the first that can be read counts, in the order of
+/// the files' names and within a file; one that says the same again is nothing, one that differs is a rejection.
+fn picture(files: &Files) -> Picture {
+    let mut copies: BTreeMap<&Object, Vec<(&Path, &Event)>> = BTreeMap::new();
+    for (path, file) in files {
+        for (object, event) in &file.content.objects {
+            copies.entry(object).or_default().push((path, event));
         }
     }
-    Ok(files.values().flat_map(|file| file.objects.iter().cloned()).collect())
+    let of_object = |(object, copies): (&Object, Vec<(&Path, &Event)>)| {
+        let readable = |(_, event): &&(&Path, &Event)| !matches!(event, Event::Unreadable(_));
+        let first = copies.iter().find(readable);
+        let mut wrong: Vec<Rejection> = Vec::new();
+        for (path, event) in &copies {
+            match (event, first) {
+                (Event::Unreadable(rejection), _) => wrong.push(Rejection {
+                    reason: format!("{} ({})", rejection.reason, path.display()).into(),
+                    ..rejection.clone()
+                }),
+                (event, Some((first, counts))) if event != counts => wrong.push(Rejection {
+                    kind: object.0,
+                    object: object.1.clone(),
+                    field: "".into(),
+                    reason: format!(
+                        "is in {} and, otherwise, in {}: the first counts",
+                        first.display(),
+                        path.display()
+                    )
+                    .into(),
+                }),
+                _ => {}
+            }
+        }
+        let counts = first.map(|(_, event)| (*event).clone());
+        let events = counts
+            .into_iter()
+            .chain(together(wrong).map(Event::Unreadable))
+            .collect();
+        (object.clone(), events)
+    };
+    copies.into_iter().map(of_object).collect()
 }
 
-fn list(directory: &Path) -> Result<BTreeMap<PathBuf, Fingerprint>, Error> {
+/// An object has one rejection: the first, with the reasons of the others behind its own.
+fn together(rejections: Vec<Rejection>) -> Option<Rejection> {
+    let mut all = rejections.into_iter();
+    let first = all.next()?;
+    Some(all.fold(first, |first, next| Rejection {
+        reason: format!("{}; {}", first.reason, next.reason).into(),
+        ..first
+    }))
+}
+
+fn list(directory: &Path) -> Result<Listing, Error> {
     let wrong = |source| Error::Directory {
         path: directory.to_owned(),
         source,
     };
-    let mut files = BTreeMap::new();
+    let mut files = Listing::new();
     for entry in fs::read_dir(directory).map_err(wrong)? {
         let path = entry.map_err(wrong)?.path();
         let hidden = path
@@ -201,103 +343,24 @@ fn list(directory: &Path) -> Result<BTreeMap<PathBuf, Fingerprint>, Error> {
         if hidden || !ours {
             continue;
         }
-        // Through links: a ConfigMap's files are links that are turned over. One that vanished just now is not there.
+        // Through links: a ConfigMap's files are links that are turned over.
         match fs::metadata(&path) {
             Ok(metadata) if metadata.is_file() => {
-                use std::os::unix::fs::MetadataExt;
-                let (modified, size, inode) = (metadata.modified().ok(), metadata.len(), metadata.ino());
-                files.insert(path, Fingerprint { modified, size, inode });
+                let seen = Fingerprint {
+                    modified: (metadata.mtime(), metadata.mtime_nsec()),
+                    changed: (metadata.ctime(), metadata.ctime_nsec()),
+                    size: metadata.len(),
+                    inode: metadata.ino(),
+                };
+                files.insert(path, Some(seen));
             }
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(Error::File { path, source }),
+            Err(_) if fs::symlink_metadata(&path).is_ok() => drop(files.insert(path, None)),
+            // It vanished just now.
+            Err(_) => {}
         }
     }
     Ok(files)
-}
-
-fn read(path: &Path) -> Result<Vec<(Object, Event)>, Error> {
-    let text = fs::read_to_string(path).map_err(|source| Error::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    let wrong = |reason| Error::Manifest {
-        path: path.to_owned(),
-        reason,
-    };
-    let json = path.extension().is_some_and(|end| end == "json");
-    let documents = if json {
-        json_documents(&text)
-    } else {
-        yaml_documents(&text)
-    }
-    .map_err(wrong)?;
-    let mut objects = Vec::new();
-    for (number, document) in documents.iter().enumerate() {
-        collect(document, &mut objects).map_err(|reason| {
-            wrong(if documents.len() == 1 {
-                reason
-            } else {
-                format!("document {}: {reason}", number + 1)
-            })
-        })?;
-    }
-    Ok(objects)
-}
-
-fn json_documents(text: &str) -> Result<Vec<Value>, String> {
-    serde_json::Deserializer::from_str(text)
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(|error| error.to_string())
-}
-
-fn yaml_documents(text: &str) -> Result<Vec<Value>, String> {
-    // The budget guards against hostile input; these files are the operator's own, and may be large.
-    let options = serde_saphyr::options! { budget: None };
-    serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.to_string())
-}
-
-/// The objects of a document: it, or the items of a list.
-fn collect(document: &Value, objects: &mut Vec<(Object, Event)>) -> Result<(), String> {
-    if document.is_null() {
-        return Ok(());
-    }
-    let field = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, kind) = (field("apiVersion"), field("kind"));
-    let kind = match (api_version, kind) {
-        (_, "") => return Err("an object without a kind".to_owned()),
-        (_, "List" | "ServiceList" | "EndpointSliceList" | "NodeList") => {
-            let items = document.get("items").and_then(Value::as_array);
-            for (number, item) in items.into_iter().flatten().enumerate() {
-                collect(item, objects).map_err(|reason| format!("items[{number}]: {reason}"))?;
-            }
-            return Ok(());
-        }
-        ("v1", "Service") => Kind::Service,
-        ("discovery.k8s.io/v1", "EndpointSlice") => Kind::EndpointSlice,
-        ("v1", "Node") => Kind::Node,
-        (version, "Service" | "EndpointSlice" | "Node") => {
-            return Err(format!(
-                "{kind} of apiVersion {version:?}, want v1 or discovery.k8s.io/v1"
-            ));
-        }
-        (_, other) => {
-            debug!(kind = other, "passed over");
-            return Ok(());
-        }
-    };
-    let decoded = decode::object(kind, document).map_err(|error| format!("{kind}: {error}"))?;
-    if decoded.name.name().is_empty() {
-        return Err(format!("a {kind} without a name"));
-    }
-    if let Event::Service(Change::Applied(service)) = &decoded.event
-        && service.cluster_ips.is_empty()
-    {
-        debug!(object = %service.name, "no cluster IP: nothing is programmed");
-    }
-    objects.push(((kind, decoded.name), decoded.event));
-    Ok(())
 }
 
 fn notifications(directory: &Path) -> io::Result<AsyncFd<OwnedFd>> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Errors that end an operation. What is wrong with one object ends none: it is skipped with a warning.
+/// Errors that end an operation. What is wrong with one object or file ends none: it is a rejection, or a warning.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -46,34 +46,6 @@ pub enum Error {
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
-    },
-    /// A file cannot be read.
-    #[error("read {}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: std::io::Error,
-    },
-    /// A file is neither YAML nor JSON, or a document in it is not what its kind demands.
-    #[error("{}: {reason}", path.display())]
-    Manifest {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong, with the document's number where there are several.
-        reason: String,
-    },
-    /// Two documents describe the same object.
-    #[error("{kind} {object} is in {} and again in {}", first.display(), second.display())]
-    Duplicate {
-        /// Kind of the object.
-        kind: service_model::Kind,
-        /// Its name.
-        object: service_model::ObjectName,
-        /// Where it is.
-        first: PathBuf,
-        /// Where it is again; perhaps the same file.
-        second: PathBuf,
     },
     /// Nobody takes events any more: the reader of the channel is gone.
     #[error("nobody takes events any more")]

@@ -1,7 +1,9 @@
-//! List and watch of one collection: the server's stream in, model events out, and nothing kept but the names.
+//! List and watch of one collection: the server's stream in, batches of model events out, and nothing kept but the
+//! names.
 //!
 //! Three ways to be up to date: resume a watch, stream the list (WatchList), list in pages. Which one is next follows
-//! from two facts: is there a version to resume from, and can the server stream lists.
+//! from two facts: is there a version to resume from, and can the server stream lists. A list is one batch, and goes on
+//! when all of it is there; of one that breaks off nothing does. An event of a watch is a batch of its own.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,7 +17,7 @@ use kube::client::Body;
 use rustc_hash::FxHashSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use service_model::{Event, Kind, ObjectName};
+use service_model::{Batch, Event, Kind, ObjectName};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
@@ -30,6 +32,13 @@ use crate::lines::Lines;
 const PAGE: &str = "500";
 /// The server ends a watch after so long, so that clients spread over its instances again.
 const WATCH_SECONDS: std::ops::Range<u32> = 300..600;
+
+/// The watch selectors of kube-proxy from 1.36 on (cmd/kube-proxy/app/server.go). The field is known to API servers from
+/// 1.31 on; older ones answer 400.
+const OTHER_PROXY: (&str, &str) = ("labelSelector", "!service.kubernetes.io/service-proxy-name");
+const HEADLESS: (&str, &str) = ("labelSelector", "!service.kubernetes.io/headless");
+const CLUSTER_IP: (&str, &str) = ("fieldSelector", "spec.clusterIP!=None");
+const CLUSTER_IP_FIELD: &str = "spec.clusterIP";
 
 /// What a follower follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +81,8 @@ impl fmt::Display for Collection {
 pub(crate) struct Follower {
     connection: Connection,
     collection: Collection,
-    events: mpsc::Sender<Event>,
-    /// The objects that the model has.
+    batches: mpsc::Sender<Batch>,
+    /// The objects that the model has, or knows as unreadable.
     known: FxHashSet<ObjectName>,
     /// Where the next watch resumes; `None` = a list is due.
     version: Option<String>,
@@ -81,6 +90,25 @@ pub(crate) struct Follower {
     streams_lists: bool,
     /// Lists have pages. Not after a page came too late, when the server had forgotten the list.
     pages: bool,
+    /// The server knows the field of the field selector, as far as we know.
+    selects_by_field: bool,
+}
+
+/// A list that comes in.
+#[derive(Default)]
+struct Listing {
+    batch: Batch,
+    names: FxHashSet<ObjectName>,
+    /// It has an object whose name cannot be read: which ones are gone is not known.
+    nameless: bool,
+}
+
+/// An object of a list or a watch.
+struct Item {
+    name: ObjectName,
+    version: String,
+    /// What the model hears of it, if it is this follower's.
+    event: Option<Event>,
 }
 
 /// Why something ended before its end.
@@ -90,6 +118,8 @@ enum Failure {
     Expired,
     #[error("the server does not stream lists: {0}")]
     NoStreamedLists(String),
+    #[error("the server does not know the field of the selector: {0}")]
+    UnknownField(String),
     #[error("status {code}: {message}")]
     Status {
         code: u16,
@@ -141,19 +171,20 @@ struct Status {
 }
 
 impl Follower {
-    pub(crate) fn new(connection: Connection, collection: Collection, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn new(connection: Connection, collection: Collection, batches: mpsc::Sender<Batch>) -> Self {
         Self {
             connection,
             collection,
-            events,
+            batches,
             known: FxHashSet::default(),
             version: None,
             streams_lists: true,
             pages: true,
+            selects_by_field: true,
         }
     }
 
-    /// Runs until nobody takes events any more.
+    /// Runs until no reader takes batches any more.
     pub(crate) async fn run(mut self) -> Error {
         let mut back_off = BackOff::default();
         loop {
@@ -169,6 +200,11 @@ impl Follower {
                 Failure::NoStreamedLists(reason) => {
                     debug!(%kind, reason, "the server does not stream lists, listing in pages");
                     self.streams_lists = false;
+                    continue;
+                }
+                Failure::UnknownField(reason) => {
+                    info!(%kind, reason, "the server does not know the field selector, asking without it");
+                    self.selects_by_field = false;
                     continue;
                 }
                 Failure::Expired => {
@@ -196,14 +232,12 @@ impl Follower {
     }
 
     fn uri(&self, pairs: &[(&str, &str)]) -> String {
-        const LABELS: &str = "!service.kubernetes.io/headless,!service.kubernetes.io/service-proxy-name";
         let this_node = format!("metadata.name={}", self.connection.node_name());
         let (path, selectors): (_, &[(&str, &str)]) = match self.collection {
-            Collection::Services => (
-                "/api/v1/services",
-                &[("labelSelector", LABELS), ("fieldSelector", "spec.clusterIP!=None")],
-            ),
-            Collection::EndpointSlices => ("/apis/discovery.k8s.io/v1/endpointslices", &[("labelSelector", LABELS)]),
+            // T24. What a selector lets through all the same, the model leaves out.
+            Collection::Services if self.selects_by_field => ("/api/v1/services", &[OTHER_PROXY, CLUSTER_IP]),
+            Collection::Services => ("/api/v1/services", &[OTHER_PROXY]),
+            Collection::EndpointSlices => ("/apis/discovery.k8s.io/v1/endpointslices", &[HEADLESS]),
             Collection::ThisNode => ("/api/v1/nodes", &[("fieldSelector", &this_node)]),
             Collection::OtherNodes => ("/api/v1/nodes", &[]),
         };
@@ -212,6 +246,10 @@ impl Follower {
             .extend_pairs(pairs)
             .finish();
         format!("{path}?{query}")
+    }
+
+    fn sends_cluster_ip(&self) -> bool {
+        self.collection == Collection::Services && self.selects_by_field
     }
 
     async fn get(&self, pairs: &[(&str, &str)]) -> Result<Response<Body>, Failure> {
@@ -243,6 +281,10 @@ impl Follower {
         };
         Err(match code {
             StatusCode::GONE => Failure::Expired,
+            // The sentence names the field, in every release. Asked without it, the same answer is any other failure.
+            StatusCode::BAD_REQUEST if self.sends_cluster_ip() && message.contains(CLUSTER_IP_FIELD) => {
+                Failure::UnknownField(message)
+            }
             _ => Failure::Status {
                 code: code.as_u16(),
                 message,
@@ -253,7 +295,7 @@ impl Follower {
 
     /// Lists in pages; the model has exactly these objects at the end.
     async fn list(&mut self) -> Result<(), Failure> {
-        let mut seen = FxHashSet::default();
+        let mut listing = Listing::default();
         let mut next = String::new();
         loop {
             let mut pairs = Vec::new();
@@ -273,12 +315,12 @@ impl Follower {
             let body = read(response.into_body(), self.connection.patience().watch).await?;
             let page: Page<'_> = serde_json::from_slice(&body).map_err(Failure::Garbled)?;
             for item in page.items.iter().flatten() {
-                self.apply(item, &mut Some(&mut seen)).await?;
+                listing.add(self.item(item));
             }
             next = page.metadata.next;
             if next.is_empty() {
                 self.pages = true;
-                return self.complete(&seen, page.metadata.resource_version).await;
+                return self.complete(listing, page.metadata.resource_version).await;
             }
         }
     }
@@ -319,12 +361,12 @@ impl Follower {
     /// wait before the next.
     async fn stream(&mut self, response: Response<Body>, list: bool, back_off: &mut BackOff) -> Result<(), Failure> {
         let patience = self.connection.patience();
-        let mut seen = list.then(FxHashSet::default);
+        let mut listing = list.then(Listing::default);
         let mut body = response.into_body();
         let mut lines = Lines::default();
         let mut came = false;
         loop {
-            let silence = if seen.is_some() {
+            let silence = if listing.is_some() {
                 patience.streamed_list
             } else {
                 patience.watch
@@ -332,46 +374,62 @@ impl Follower {
             let frame = match timeout(silence, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(error))) => return Err(Failure::Request(error.into())),
-                Ok(None) if seen.is_some() || !came => return Err(Failure::Cut),
+                Ok(None) if listing.is_some() || !came => return Err(Failure::Cut),
                 Ok(None) => return Ok(()),
-                Err(_) if seen.is_some() => return Err(Failure::NoStreamedLists("no bookmark came".to_owned())),
+                Err(_) if listing.is_some() => return Err(Failure::NoStreamedLists("no bookmark came".to_owned())),
                 Err(_) => return Err(Failure::Silence(silence)),
             };
             let Ok(data) = frame.into_data() else { continue };
             lines.push(&data);
             while let Some(line) = lines.next() {
                 let event: WatchEvent<'_> = serde_json::from_slice(&line).map_err(Failure::Garbled)?;
-                self.take(&event, &mut seen).await?;
+                self.take(&event, &mut listing).await?;
                 came = true;
-                back_off.reset();
+                // Lists that break off, one after the other, are a failure that goes on.
+                if listing.is_none() {
+                    back_off.reset();
+                }
             }
         }
     }
 
-    async fn take(&mut self, event: &WatchEvent<'_>, seen: &mut Option<FxHashSet<ObjectName>>) -> Result<(), Failure> {
+    async fn take(&mut self, event: &WatchEvent<'_>, listing: &mut Option<Listing>) -> Result<(), Failure> {
         match &*event.what {
             "ADDED" | "MODIFIED" => {
-                let version = self.apply(event.object, &mut seen.as_mut()).await?;
-                self.advance(version, seen.is_none());
+                let item = self.item(event.object);
+                match (listing, item) {
+                    (Some(listing), item) => listing.add(item),
+                    (None, Some(item)) => {
+                        if let Some(event) = item.event {
+                            self.known.insert(item.name);
+                            self.send(vec![event]).await?;
+                        }
+                        self.advance(item.version);
+                    }
+                    (None, None) => {}
+                }
             }
             "DELETED" => {
                 let identity = decode::identity(self.collection.kind(), event.object).map_err(Failure::Garbled)?;
-                if let Some(seen) = seen {
-                    seen.remove(&identity.name);
-                } else if self.known.remove(&identity.name) {
-                    self.send(decode::deletion(self.collection.kind(), identity.name))
-                        .await?;
+                match listing {
+                    Some(listing) => listing.remove(self.collection.kind(), &identity.name),
+                    None => {
+                        if self.known.remove(&identity.name) {
+                            let deletion = decode::deletion(self.collection.kind(), identity.name);
+                            self.send(vec![deletion]).await?;
+                        }
+                        self.advance(identity.resource_version);
+                    }
                 }
-                self.advance(Some(identity.resource_version), seen.is_none());
             }
             "BOOKMARK" => {
                 let identity = decode::identity(self.collection.kind(), event.object).map_err(Failure::Garbled)?;
-                match seen.take() {
-                    Some(seen) if identity.initial_events_end => {
-                        self.complete(&seen, identity.resource_version).await?;
+                match listing.take() {
+                    Some(listing) if identity.initial_events_end => {
+                        self.complete(listing, identity.resource_version).await?;
                     }
                     Some(_) => return Err(Failure::NoStreamedLists("a bookmark came that ends no list".to_owned())),
-                    None => self.advance(Some(identity.resource_version), true),
+                    None => self.advance(identity.resource_version),
                 }
             }
             "ERROR" => {
@@ -390,62 +448,82 @@ impl Follower {
         Ok(())
     }
 
-    /// A list that is not complete is never resumed from.
-    fn advance(&mut self, version: Option<String>, resumable: bool) {
-        if let Some(version) = version.filter(|version| resumable && !version.is_empty()) {
+    /// Where the next watch resumes. A list that is not complete is never resumed from.
+    fn advance(&mut self, version: String) {
+        if !version.is_empty() {
             self.version = Some(version);
         }
     }
 
-    /// Sends an object to the model. A bad one is named and skipped: the model keeps what it has of it.
-    async fn apply(
-        &mut self,
-        object: &RawValue,
-        seen: &mut Option<&mut FxHashSet<ObjectName>>,
-    ) -> Result<Option<String>, Failure> {
-        let decoded = match decode::object(self.collection.kind(), object) {
-            Ok(decoded) => decoded,
-            Err(error) => {
-                let identity = decode::identity(self.collection.kind(), object).ok();
-                let name = identity
-                    .as_ref()
-                    .map_or("(without a name)", |identity| identity.name.as_str());
-                warn!(kind = %self.collection, object = name, %error, "bad object, skipped");
-                if let (Some(seen), Some(identity)) = (seen, &identity) {
-                    seen.insert(identity.name.clone());
+    /// Decodes an object. A bad one is unreadable for the model, which keeps what it has of it (L18); `None` where not
+    /// even its name can be read.
+    fn item(&self, object: &RawValue) -> Option<Item> {
+        let kind = self.collection.kind();
+        let of_another =
+            |name: &ObjectName| self.collection == Collection::OtherNodes && name.name() == self.connection.node_name();
+        let (name, version, event) = match decode::object(kind, object) {
+            Ok(decoded) => (decoded.name, decoded.resource_version, decoded.event),
+            Err(_) => match decode::identity(kind, object) {
+                Ok(identity) => {
+                    let rejection = decode::why_not(kind, identity.name.clone(), object);
+                    (identity.name, identity.resource_version, Event::Unreadable(rejection))
                 }
-                return Ok(identity.map(|identity| identity.resource_version));
-            }
+                Err(error) => {
+                    warn!(kind = %self.collection, %error, "an object whose name cannot be read, skipped");
+                    return None;
+                }
+            },
         };
-        if let Some(seen) = seen {
-            seen.insert(decoded.name.clone());
-        }
-        if self.collection != Collection::OtherNodes || decoded.name.name() != self.connection.node_name() {
-            self.known.insert(decoded.name);
-            self.send(decoded.event).await?;
-        }
-        Ok(Some(decoded.resource_version))
+        let event = (!of_another(&name)).then_some(event);
+        Some(Item { name, version, event })
     }
 
     /// What the model has and the list has not is gone.
-    async fn complete(&mut self, seen: &FxHashSet<ObjectName>, version: String) -> Result<(), Failure> {
-        let gone: Vec<_> = self
-            .known
-            .iter()
-            .filter(|name| !seen.contains(*name))
-            .cloned()
-            .collect();
-        for name in gone {
-            self.known.remove(&name);
-            self.send(decode::deletion(self.collection.kind(), name)).await?;
+    async fn complete(&mut self, listing: Listing, version: String) -> Result<(), Failure> {
+        let Listing {
+            mut batch,
+            mut names,
+            nameless,
+        } = listing;
+        if nameless {
+            names.extend(self.known.iter().cloned());
         }
+        let kind = self.collection.kind();
+        let gone = self.known.difference(&names).cloned();
+        batch.extend(gone.map(|name| decode::deletion(kind, name)));
+        batch.push(self.collection.complete());
+        self.known = names;
         self.version = Some(version);
         info!(kind = %self.collection, objects = self.known.len(), "listed");
-        self.send(self.collection.complete()).await
+        self.send(batch).await
     }
 
-    async fn send(&self, event: Event) -> Result<(), Failure> {
-        self.events.send(event).await.map_err(|_| Failure::Closed)
+    async fn send(&self, batch: Batch) -> Result<(), Failure> {
+        self.batches.send(batch).await.map_err(|_| Failure::Closed)
+    }
+}
+
+impl Listing {
+    fn add(&mut self, item: Option<Item>) {
+        match item {
+            Some(Item {
+                name,
+                event: Some(event),
+                ..
+            }) => {
+                self.names.insert(name);
+                self.batch.push(event);
+            }
+            Some(_) => {}
+            None => self.nameless = true,
+        }
+    }
+
+    /// It went while the list came in.
+    fn remove(&mut self, kind: Kind, name: &ObjectName) {
+        if self.names.remove(name) {
+            self.batch.push(decode::deletion(kind, name.clone()));
+        }
     }
 }
 

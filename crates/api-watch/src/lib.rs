@@ -1,10 +1,10 @@
 //! Where objects come from, and where events about them go.
 //!
-//! Objects: the API server ([`ApiServer`]) or a directory of manifests ([`watch_directory`], [`read_directory`]).
-//! Both become [`service_model::Event`]s at once; no API object is kept. The only crate that knows `kube`, JSON and
+//! Objects: the API server ([`ApiServer`]) or a directory of manifests ([`Directory`]). Both become batches of
+//! [`service_model::Event`]s at once; no API object is kept. The only crate that knows `kube`, JSON and
 //! YAML of the API; it decides nothing about Services.
 //!
-//! Reading order: `decode` (text to model objects), `directory`, `connection`, `follow` (list and watch of one
+//! Reading order: `decode` (text to model objects), `manifest` (a file's text), `directory`, `connection`, `follow` (list and watch of one
 //! kind), `server` (all kinds), `sink` (events about objects), `call` (requests as numbers).
 
 mod back_off;
@@ -15,12 +15,13 @@ mod directory;
 mod error;
 mod follow;
 mod lines;
+mod manifest;
 mod server;
 mod sink;
 
 pub use call::{Call, CallObserver};
 pub use connection::{ApiConfig, Patience};
-pub use directory::{read_directory, watch_directory};
+pub use directory::Directory;
 pub use error::Error;
 pub use server::ApiServer;
 pub use sink::{EventSink, EventType, ObjectEvent};

@@ -1,6 +1,6 @@
 //! The API server as a source of events: its collections followed side by side, other nodes only while they are wanted.
 
-use service_model::Event;
+use service_model::{Batch, Event};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::info;
@@ -47,30 +47,30 @@ impl ApiServer {
 
     /// Follows Services, EndpointSlices and this Node, and the other Nodes while `other_nodes` is true (T18). Faults are
     /// logged and tried again, with growing waits; the only end is [`Error::Closed`].
-    pub async fn watch(self, events: mpsc::Sender<Event>, other_nodes: watch::Receiver<bool>) -> Error {
-        let follow = |collection| self.follower(collection, &events).run();
+    pub async fn watch(self, batches: mpsc::Sender<Batch>, other_nodes: watch::Receiver<bool>) -> Error {
+        let follow = |collection| self.follower(collection, &batches).run();
         // All of one task: one cannot end without the others.
         tokio::select! {
             end = follow(Collection::Services) => end,
             end = follow(Collection::EndpointSlices) => end,
             end = follow(Collection::ThisNode) => end,
-            end = self.follow_other_nodes(&events, other_nodes) => end,
+            end = self.follow_other_nodes(&batches, other_nodes) => end,
         }
     }
 
-    fn follower(&self, collection: Collection, events: &mpsc::Sender<Event>) -> Follower {
-        Follower::new(self.connection.clone(), collection, events.clone())
+    fn follower(&self, collection: Collection, batches: &mpsc::Sender<Batch>) -> Follower {
+        Follower::new(self.connection.clone(), collection, batches.clone())
     }
 
-    async fn follow_other_nodes(&self, events: &mpsc::Sender<Event>, mut wanted: watch::Receiver<bool>) -> Error {
+    async fn follow_other_nodes(&self, batches: &mpsc::Sender<Batch>, mut wanted: watch::Receiver<bool>) -> Error {
         loop {
             becomes(&mut wanted, true).await;
             tokio::select! {
-                end = self.follower(Collection::OtherNodes, events).run() => return end,
+                end = self.follower(Collection::OtherNodes, batches).run() => return end,
                 () = self.no_longer(&mut wanted) => {}
             }
             info!("no service has an external address, other nodes are followed no more");
-            if events.send(Event::OtherNodesForgotten).await.is_err() {
+            if batches.send(vec![Event::OtherNodesForgotten]).await.is_err() {
                 return Error::Closed;
             }
         }

@@ -6,12 +6,12 @@
     reason = "a test stops at what it did not expect"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use api_watch::{ApiConfig, ApiServer, CallObserver, EventSink, EventType, ObjectEvent, Patience};
 use serde_json::{Value, json};
-use service_model::{Change, Event, Kind, ObjectName};
+use service_model::{Batch, Change, Event, Kind, ObjectName};
 use testbed::fake_api::{FakeApi, Fault};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -25,7 +25,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// A server and one that watches it. Every fault that was asked for must have happened in the end.
 struct World {
     api: FakeApi,
-    events: mpsc::Receiver<Event>,
+    batches: mpsc::Receiver<Batch>,
+    /// Events of batches that came.
+    waiting: VecDeque<Event>,
     sink: EventSink,
     other_nodes: watch::Sender<bool>,
 }
@@ -37,25 +39,39 @@ impl World {
         prepare(&api);
         let server = connect(&api.url()).await;
         let sink = server.event_sink();
-        let (sender, events) = mpsc::channel(10_000);
+        let (sender, batches) = mpsc::channel(10_000);
         let (other_nodes, wanted) = watch::channel(false);
         tokio::spawn(server.watch(sender, wanted));
         Self {
             api,
-            events,
+            batches,
+            waiting: VecDeque::new(),
             sink,
             other_nodes,
         }
     }
 
+    async fn next_event(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.waiting.pop_front() {
+                return event;
+            }
+            let batch = self.next_batch().await;
+            self.waiting.extend(batch);
+        }
+    }
+
+    async fn next_batch(&mut self) -> Batch {
+        timeout(LONG, self.batches.recv())
+            .await
+            .expect("a batch comes")
+            .unwrap()
+    }
+
     /// The next event about a Node, as text.
     async fn next_of_nodes(&mut self) -> String {
         loop {
-            let event = timeout(LONG, self.events.recv())
-                .await
-                .expect("an event comes")
-                .unwrap();
-            return match event {
+            return match self.next_event().await {
                 Event::Node(Change::Applied(node)) => format!("+{} {:?}", node.name, node.addresses),
                 Event::Node(Change::Deleted(name)) => format!("-{name}"),
                 Event::Complete(Kind::Node) => "this node complete".to_owned(),
@@ -81,11 +97,8 @@ impl World {
     /// The next event about a Service, as text.
     async fn next(&mut self) -> String {
         loop {
-            let event = timeout(LONG, self.events.recv())
-                .await
-                .expect("an event comes")
-                .unwrap();
-            return match event {
+            return match self.next_event().await {
+                Event::Unreadable(rejection) => format!("!{rejection}"),
                 Event::Service(Change::Applied(service)) => format!("+{}", service.name.name()),
                 Event::Service(Change::Deleted(name)) => format!("-{}", name.name()),
                 Event::Complete(Kind::Service) => "complete".to_owned(),
@@ -206,15 +219,71 @@ async fn a_streamed_list_and_what_comes_after_it() {
 async fn selectors_are_those_of_the_contract() {
     let mut world = World::start(|api| api.put(SLICES, json!({"metadata": {"name": "x", "namespace": "d"}}))).await;
     world.expect(&["complete"]).await;
-    let labels = "labelSelector=%21service.kubernetes.io%2Fheadless%2C%21service.kubernetes.io%2Fservice-proxy-name";
+    let label = |name: &str| format!("labelSelector=%21service.kubernetes.io%2F{name}&");
     while world.api.requests().len() < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let requests = world.api.requests();
     let of = |path: &str| requests.iter().find(|uri| uri.starts_with(path)).unwrap();
-    assert!(of(SERVICES).contains(labels) && of(SERVICES).contains("fieldSelector=spec.clusterIP%21%3DNone"));
-    assert!(of(SLICES).contains(labels));
+    assert!(of(SERVICES).contains(&label("service-proxy-name")));
+    assert!(of(SERVICES).contains("fieldSelector=spec.clusterIP%21%3DNone"));
+    assert!(of(SLICES).contains(&label("headless")));
     assert!(of("/api/v1/nodes").contains("fieldSelector=metadata.name%3Dn1"));
+}
+
+/// Kubernetes 1.30 and older, with streamed lists and without them.
+#[tokio::test]
+async fn a_server_that_does_not_know_the_field_is_asked_without_it() {
+    let headless = json!({"metadata": {"name": "h", "namespace": "d"}, "spec": {"clusterIP": "None"}});
+    for streams in [true, false] {
+        let mut world = World::start(|api| {
+            api.set_knows_cluster_ip(false);
+            api.set_streams_lists(streams);
+            api.put(SERVICES, service("a"));
+            api.put(SERVICES, headless.clone());
+        })
+        .await;
+        // The model skips the headless one.
+        world.expect(&["+a", "+h", "complete"]).await;
+        world.api.put(SERVICES, service("b"));
+        world.expect(&["+b"]).await;
+        world.api.end_watches();
+        for name in ["c", "e"] {
+            world.api.put(SERVICES, service(name));
+            world.expect(&[&format!("+{name}")]).await;
+        }
+        let expect: &[&str] = if streams {
+            &["stream", "stream", "watch"]
+        } else {
+            &["stream", "first page", "first page", "watch", "watch"]
+        };
+        assert_eq!(world.requests(), expect);
+        let of_services = |uri: &String| uri.starts_with(SERVICES);
+        let requests: Vec<_> = world.api.requests().into_iter().filter(of_services).collect();
+        let with_field = requests.iter().filter(|uri| uri.contains("fieldSelector")).count();
+        assert_eq!(with_field, if streams { 1 } else { 2 });
+        assert!(requests.iter().all(|uri| uri.contains("service-proxy-name")));
+    }
+}
+
+#[tokio::test]
+async fn a_bad_request_of_another_cause_is_waited_out_with_the_selector() {
+    let mut world = World::start(|api| {
+        api.set_streams_lists(false);
+        api.put(SERVICES, service("a"));
+        for _ in 0..2 {
+            api.fault(&format!("{SERVICES} limit="), Fault::Status(400));
+        }
+    })
+    .await;
+    world.expect(&["+a", "complete"]).await;
+    let requests = world.api.requests();
+    let pages: Vec<_> = requests
+        .iter()
+        .filter(|uri| uri.starts_with(SERVICES) && uri.contains("limit="))
+        .collect();
+    assert_eq!(pages.len(), 3);
+    assert!(pages.iter().all(|uri| uri.contains("fieldSelector=spec.clusterIP")));
 }
 
 #[tokio::test]
@@ -243,7 +312,8 @@ async fn a_streamed_list_without_its_bookmark_is_given_up() {
             api.fault(&format!("{SERVICES} sendInitialEvents"), fault.clone());
         })
         .await;
-        world.expect(&["+a", "+a", "complete"]).await;
+        // Of the list that broke off nothing is heard.
+        world.expect(&["+a", "complete"]).await;
         world.api.delete(SERVICES, "d/a");
         world.expect(&["-a"]).await;
         assert_eq!(world.requests(), ["stream", "first page", "watch"]);
@@ -368,16 +438,20 @@ async fn a_bad_object_is_skipped_and_its_last_good_state_kept() {
         api.put(SERVICES, service("y"));
     })
     .await;
-    world.expect(&["+y", "complete"]).await;
+    let unreadable =
+        |name: &str| format!("!Service d/{name}: spec.ports: invalid type: string \"many\", expected a sequence");
+    let (x, y) = (unreadable("x"), unreadable("y"));
+    world.expect(&[&x, "+y", "complete"]).await;
     world.api.put(SERVICES, bad("y"));
     world.api.put(SERVICES, service("z"));
-    world.expect(&["+z"]).await;
+    world.expect(&[&y, "+z"]).await;
     // A new list has it, unreadable: it is not gone.
     world.api.compact();
     world.api.end_watches();
-    world.expect(&["+z", "complete"]).await;
+    world.expect(&[&x, &y, "+z", "complete"]).await;
     world.api.delete(SERVICES, "d/y");
-    world.expect(&["-y"]).await;
+    world.api.delete(SERVICES, "d/x");
+    world.expect(&["-y", "-x"]).await;
 }
 
 #[tokio::test]

@@ -13,11 +13,12 @@ use crate::config::{Config, NodePortAddresses};
 use crate::endpoint_cache::{Slice, ZoneSets};
 use crate::event::{Change, Event, Kind};
 use crate::face::{Face, Nodes, external_addresses, faces, family_of};
-use crate::frontend::{FrontendKey, NodePortPlaces, Program};
+use crate::frontend::{FrontendKey, NodePortPlaces, Program, Rejection};
 use crate::local_traffic::LocalTraffic;
 use crate::name::ObjectName;
 use crate::object::{EndpointSlice, Family, Node, Service};
 use crate::program::{View, program};
+use crate::unreadable::UnreadableObjects;
 
 /// Key of the taint of a node that the cluster autoscaler is about to remove (KEP-3836).
 const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
@@ -41,6 +42,7 @@ pub struct Cluster {
     with_ranges: FxHashSet<ObjectName>,
     touched: FxHashSet<ObjectName>,
     complete: FxHashSet<Kind>,
+    unreadable: UnreadableObjects,
     arrivals: Arrivals,
 }
 
@@ -70,12 +72,16 @@ impl Cluster {
             with_ranges: FxHashSet::default(),
             touched: FxHashSet::default(),
             complete: FxHashSet::default(),
+            unreadable: UnreadableObjects::default(),
             arrivals: Arrivals::default(),
         }
     }
 
     /// Takes one event in, and remembers which services it touches.
     pub fn apply(&mut self, event: Event) {
+        if let Some((kind, name)) = event.object() {
+            self.unreadable.remove(kind, name);
+        }
         match event {
             Event::Service(Change::Applied(service)) => self.set_service(service),
             Event::Service(Change::Deleted(name)) => self.delete_service(&name),
@@ -83,6 +89,7 @@ impl Cluster {
             Event::EndpointSlice(Change::Deleted(name)) => self.delete_slice(&name),
             Event::Node(Change::Applied(node)) => self.set_node(node),
             Event::Node(Change::Deleted(name)) => self.delete_node(&name),
+            Event::Unreadable(rejection) => self.unreadable.add(rejection),
             Event::NodeAddresses(addresses) => self.set_interfaces(addresses),
             Event::Complete(kind) => drop(self.complete.insert(kind)),
             Event::OtherNodesComplete => self.set_others_complete(true),
@@ -96,6 +103,12 @@ impl Cluster {
         let mut touched: Vec<_> = std::mem::take(&mut self.touched).into_iter().collect();
         touched.sort_unstable();
         touched
+    }
+
+    /// The objects that exist and cannot be read ([`Event::Unreadable`]), by kind and name, where they are others than at
+    /// the last call; `None` where not.
+    pub fn take_unreadable(&mut self) -> Option<Vec<Rejection>> {
+        self.unreadable.take_change()
     }
 
     /// What came in so far.
@@ -400,6 +413,8 @@ impl Cluster {
 
     fn forget_other_nodes(&mut self) {
         self.nodes.others.clear();
+        let this_node = &self.config.node_name;
+        self.unreadable.forget(Kind::Node, |node| node.name() != &**this_node);
         for (_, addresses) in std::mem::take(&mut self.node_addresses) {
             let users = addresses.iter().filter_map(|address| self.external.get(address));
             self.claim_again(users.flatten().cloned().collect());
@@ -436,6 +451,13 @@ impl Cluster {
             self.claim(&name);
             self.touched.insert(name);
         }
+    }
+}
+
+/// Takes events in as [`Cluster::apply`] does, one after the other.
+impl Extend<Event> for Cluster {
+    fn extend<T: IntoIterator<Item = Event>>(&mut self, events: T) {
+        events.into_iter().for_each(|event| self.apply(event));
     }
 }
 

@@ -75,9 +75,9 @@ impl ZoneSets {
 }
 
 impl Slice {
-    /// Folds a slice; `None` for one that counts for nothing: of another proxy, headless, FQDN, or without a service.
+    /// Folds a slice; `None` for one that counts for nothing: headless, FQDN, or without a service.
     pub(crate) fn fold(slice: EndpointSlice, node: &str, zones: &mut ZoneSets) -> Option<Self> {
-        if slice.other_proxy || slice.headless_label || slice.service.is_empty() {
+        if slice.headless_label || slice.service.is_empty() {
             return None;
         }
         let family = slice.family?;

@@ -1,7 +1,9 @@
-//! What enters the model: one change of one object, or the news that a kind is complete.
+//! What enters the model: one change of one object, or the news that a kind is complete; and which of these belong
+//! together.
 
 use std::net::IpAddr;
 
+use crate::frontend::Rejection;
 use crate::name::ObjectName;
 use crate::object::{EndpointSlice, Node, Service};
 
@@ -34,6 +36,9 @@ pub enum Event {
     EndpointSlice(Change<EndpointSlice>),
     /// A Node.
     Node(Change<Node>),
+    /// An object exists and cannot be read, or is there a second time and differs (L18). What was sent of it before
+    /// stays until it is sent again or goes; one that was never sent is not programmed.
+    Unreadable(Rejection),
     /// The addresses of this node's interfaces, all of them (`kube-ipvs0`, loopback and IPv6 link-local left out).
     NodeAddresses(Vec<IpAddr>),
     /// Every object of this kind that existed has been sent. Repeated after each new list. Of Nodes: this one.
@@ -43,3 +48,25 @@ pub enum Event {
     /// Other Nodes are followed no more: what was sent of them is to be forgotten.
     OtherNodesForgotten,
 }
+
+impl Event {
+    /// The object that is applied or deleted; `None` where the event is of none, or of one that cannot be read.
+    pub fn object(&self) -> Option<(Kind, &ObjectName)> {
+        fn name<'a, T>(change: &'a Change<T>, of: impl Fn(&'a T) -> &'a ObjectName) -> &'a ObjectName {
+            match change {
+                Change::Applied(object) => of(object),
+                Change::Deleted(name) => name,
+            }
+        }
+        match self {
+            Self::Service(change) => Some((Kind::Service, name(change, |service| &service.name))),
+            Self::EndpointSlice(change) => Some((Kind::EndpointSlice, name(change, |slice| &slice.name))),
+            Self::Node(change) => Some((Kind::Node, name(change, |node| &node.name))),
+            _ => None,
+        }
+    }
+}
+
+/// Events that are one step from a picture to the next: they enter the model together, and no commit is made between
+/// them. One reading of a directory, one list of the API server and one event of a watch are a batch each.
+pub type Batch = Vec<Event>;

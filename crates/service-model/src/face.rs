@@ -130,10 +130,7 @@ pub(crate) type Refused = (String, String);
 
 /// A service that nothing is programmed for, whatever its ports (T24).
 pub(crate) fn is_programmable(service: &Service) -> bool {
-    !service.other_proxy
-        && !service.headless_label
-        && service.service_type != ServiceType::ExternalName
-        && !service.cluster_ips.is_empty()
+    !service.other_proxy && service.service_type != ServiceType::ExternalName && !service.cluster_ips.is_empty()
 }
 
 /// `externalTrafficPolicy: Local`, where the service is reachable from outside at all.

@@ -144,7 +144,7 @@ pub struct Rejection {
     pub kind: Kind,
     /// Name of the object.
     pub object: ObjectName,
-    /// Path of the field, such as `spec.externalIPs[0]`.
+    /// Path of the field, such as `spec.externalIPs[0]`; empty = the whole object.
     pub field: Box<str>,
     /// Why, lower case, no full stop.
     pub reason: Box<str>,
@@ -194,6 +194,10 @@ impl fmt::Display for Kind {
 impl fmt::Display for Rejection {
     /// `Service default/web: spec.ports[0].port: 70000 is not between 1 and 65535`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}: {}", self.kind, self.object, self.field, self.reason)
+        write!(f, "{} {}: ", self.kind, self.object)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.reason)
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`object`] and [`event`] (what comes in), [`frontend`] (what goes out), [`cluster`] (the state
 //! between), [`arrival`] (what is told of it), `face` (a service's addresses), `claim` (conflicts), `endpoint_cache` and `policy` (its endpoints),
-//! `program` (all of it together), `rotation`.
+//! `program` (all of it together), `rotation`, `unreadable` (what could not come in).
 
 pub mod arrival;
 mod claim;
@@ -21,12 +21,13 @@ mod policy;
 mod program;
 mod rotation;
 pub mod scheduler;
+mod unreadable;
 
 pub use arrival::{Arrivals, Pending};
 pub use cluster::Cluster;
 pub use config::{Capture, Config, DetectLocal, NodePortAddresses};
 pub use duration::parse_duration;
-pub use event::{Change, Event, Kind};
+pub use event::{Batch, Change, Event, Kind};
 pub use frontend::{
     AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, NodePortPlaces, Program, Refusal, Rejection,
     SourceRanges, Target,

@@ -91,8 +91,6 @@ pub struct Service {
     pub created: i64,
     /// Label `service.kubernetes.io/service-proxy-name` present, whatever its value: another proxy's (T24).
     pub other_proxy: bool,
-    /// Label `service.kubernetes.io/headless` present, whatever its value (T24).
-    pub headless_label: bool,
     /// Annotation `kube-ipvs.io/scheduler`, as written (T21).
     pub scheduler: Option<Box<str>>,
     /// Annotation `kube-ipvs.io/drain-timeout` (L5): how long a TCP endpoint that is gone may keep its connections; zero
@@ -129,7 +127,6 @@ impl Service {
             name,
             created: 0,
             other_proxy: false,
-            headless_label: false,
             scheduler: None,
             drain_timeout: None,
             service_type: ServiceType::default(),
@@ -189,9 +186,8 @@ pub struct EndpointSlice {
     pub name: ObjectName,
     /// Label `kubernetes.io/service-name`; empty where missing (the slice is then ignored).
     pub service: Box<str>,
-    /// Label `service.kubernetes.io/service-proxy-name` present.
-    pub other_proxy: bool,
-    /// Label `service.kubernetes.io/headless` present.
+    /// Label `service.kubernetes.io/headless` present, whatever its value (T24). The label `service-proxy-name` of a
+    /// slice means nothing: that of its Service decides.
     pub headless_label: bool,
     /// `addressType`; `None` for FQDN (the slice is then ignored).
     pub family: Option<Family>,

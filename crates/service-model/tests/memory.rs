@@ -80,7 +80,6 @@ fn twenty_thousand_services() {
         cluster.apply(Event::EndpointSlice(Change::Applied(EndpointSlice {
             name: ObjectName::new("some-namespace", &format!("some-service-{number}-abcde")),
             service: format!("some-service-{number}").into(),
-            other_proxy: false,
             headless_label: false,
             family: Some(Family::V4),
             ports: [EndpointPort {

@@ -45,6 +45,8 @@ pub enum Fault {
     Line(String),
     /// A watch that is cut in the middle of a line.
     Cut,
+    /// A streamed list that is cut after so many objects.
+    CutAfter(usize),
     /// A streamed list whose last bookmark never comes.
     NoBookmark,
     /// A streamed list that ends with a bookmark without the annotation, as older servers send it.
@@ -70,6 +72,9 @@ struct State {
     /// For the next request that contains the text.
     faults: VecDeque<(String, Fault)>,
     streams_lists: bool,
+    knows_cluster_ip: bool,
+    /// Objects of a page at most, whatever a request asks for.
+    largest_page: usize,
     /// Running watches of an older number end.
     generation: u64,
 }
@@ -123,6 +128,8 @@ impl FakeApi {
             posted: Vec::new(),
             faults: VecDeque::new(),
             streams_lists: true,
+            knows_cluster_ip: true,
+            largest_page: usize::MAX,
             generation: 0,
         }));
         let changes = Arc::new(watch::Sender::new(1));
@@ -190,6 +197,17 @@ impl FakeApi {
     /// Whether lists can be streamed; where not, the parameter is refused with 422.
     pub fn set_streams_lists(&self, yes: bool) {
         self.lock().streams_lists = yes;
+    }
+
+    /// Whether `spec.clusterIP` of Services can be selected by; where not, as before Kubernetes 1.31, the selector is
+    /// refused with 400.
+    pub fn set_knows_cluster_ip(&self, yes: bool) {
+        self.lock().knows_cluster_ip = yes;
+    }
+
+    /// Sends no more objects in a page than so many.
+    pub fn set_largest_page(&self, objects: usize) {
+        self.lock().largest_page = objects;
     }
 
     /// Adds a fault for the next request whose path and query contain all these texts, separated by blanks.
@@ -290,8 +308,15 @@ async fn answer(
         Some(Fault::Stall) => std::future::pending().await,
         _ => {}
     }
+    let selects_unknown = |state: &State| {
+        let selector = query.get("fieldSelector").map_or("", String::as_str);
+        !state.knows_cluster_ip && selector.contains("spec.clusterIP")
+    };
     if query.get("watch").map(String::as_str) != Some("true") {
         let state = lock(&state);
+        if selects_unknown(&state) {
+            return Ok(unknown_field());
+        }
         return Ok(one(&state, &path).unwrap_or_else(|| list(&state, &path, &query)));
     }
     let streamed = query.contains_key("sendInitialEvents");
@@ -303,6 +328,9 @@ async fn answer(
         let state = lock(&state);
         if streamed && !state.streams_lists {
             return Ok(status(422));
+        }
+        if selects_unknown(&state) {
+            return Ok(unknown_field());
         }
         if !streamed && from < state.compacted {
             return Ok(status(410));
@@ -370,7 +398,7 @@ fn list(state: &State, path: &str, query: &BTreeMap<String, String>) -> Response
     let all: Vec<_> = objects.filter(|object| selected(object, query)).collect();
     let number = |name: &str| query.get(name).and_then(|text| text.parse::<usize>().ok());
     let from = number("continue").unwrap_or(0);
-    let page = number("limit").unwrap_or(usize::MAX);
+    let page = number("limit").map_or(usize::MAX, |limit| limit.min(state.largest_page));
     let items: Vec<_> = all.iter().skip(from).take(page).collect();
     let next = from + items.len();
     let token = if next < all.len() {
@@ -444,7 +472,11 @@ async fn stream(
                 .map(|objects| objects.cloned().collect::<Vec<_>>());
             (objects.unwrap_or_default(), state.version)
         };
-        for object in lines {
+        for (number, object) in lines.into_iter().enumerate() {
+            if matches!(fault, Some(Fault::CutAfter(objects)) if objects == number) {
+                let _ = sender.send(Bytes::new()).await;
+                return;
+            }
             if sender.send(event("ADDED", &object)).await.is_err() {
                 return;
             }
@@ -499,7 +531,17 @@ fn event(what: &str, object: &Value) -> Bytes {
 }
 
 fn status(code: u16) -> Response<Body> {
-    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": "a fault was asked for"});
+    status_with(code, "a fault was asked for")
+}
+
+/// In the words of API servers before 1.31 (apimachinery/pkg/runtime/conversion.go).
+fn unknown_field() -> Response<Body> {
+    let message = r#""spec.clusterIP" is not a known field selector: only "metadata.name", "metadata.namespace""#;
+    status_with(400, message)
+}
+
+fn status_with(code: u16, message: &str) -> Response<Body> {
+    let body = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "message": message});
     whole(
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         &body,

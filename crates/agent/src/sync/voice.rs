@@ -13,9 +13,12 @@ use tracing::{debug, info, warn};
 pub(super) struct Voice {
     sink: EventSink,
     node: Box<str>,
+    /// Of services, fields that cannot be programmed.
     rejections: FxHashMap<ObjectName, Vec<Rejection>>,
     /// How many they are.
     rejected: usize,
+    /// Objects that cannot be read.
+    unreadable: Vec<Rejection>,
 }
 
 impl Voice {
@@ -25,6 +28,7 @@ impl Voice {
             node: node_name.into(),
             rejections: FxHashMap::default(),
             rejected: 0,
+            unreadable: Vec::new(),
         }
     }
 
@@ -92,7 +96,7 @@ impl Voice {
             warn!(%server, %scheduler, "the kernel lacks this scheduler, rr is used");
             if let Some(service) = plane.owner(server) {
                 let note = format!("{server}: this node's kernel lacks the scheduler {scheduler}, rr is used");
-                self.warn_about(service, "FailedToProgram", "Program", note);
+                self.warn_about(Kind::Service, service, "FailedToProgram", "Program", note);
             }
         }
     }
@@ -109,7 +113,13 @@ impl Voice {
         for (op, refusal) in &report.refused {
             warn!(op = %op, error = %refusal, "the kernel refused an op, it will be tried again");
             if let Some(service) = op.key().virtual_server().and_then(|server| plane.owner(&server)) {
-                self.warn_about(service, "FailedToProgram", "Program", format!("{op}: {refusal}"));
+                self.warn_about(
+                    Kind::Service,
+                    service,
+                    "FailedToProgram",
+                    "Program",
+                    format!("{op}: {refusal}"),
+                );
             }
         }
     }
@@ -125,22 +135,42 @@ impl Voice {
         };
         self.rejected = self.rejected + now.len() - before.len();
         for rejection in now.iter().filter(|rejection| !before.contains(rejection)) {
-            let (kind, object) = (rejection.kind, &rejection.object);
-            warn!(%kind, %object, field = %rejection.field, reason = %rejection.reason, "rejected");
-            let note = format!("{}: {}", rejection.field, rejection.reason);
-            self.warn_about(service, "CannotProgram", "Compute", note);
+            self.rejection(Kind::Service, service, rejection);
         }
+    }
+
+    /// The objects that cannot be read now (L18), each when it first appears.
+    pub(super) fn unreadable(&mut self, now: Vec<Rejection>) {
+        let before = std::mem::replace(&mut self.unreadable, now);
+        for rejection in self
+            .unreadable
+            .iter()
+            .filter(|rejection| before.binary_search(rejection).is_err())
+        {
+            self.rejection(rejection.kind, &rejection.object, rejection);
+        }
+    }
+
+    /// An object that concerns another one, or itself.
+    fn rejection(&self, about: Kind, name: &ObjectName, rejection: &Rejection) {
+        let (kind, object) = (rejection.kind, &rejection.object);
+        warn!(%kind, %object, field = %rejection.field, reason = %rejection.reason, "rejected");
+        let note = match &*rejection.field {
+            "" => rejection.reason.to_string(),
+            field => format!("{field}: {}", rejection.reason),
+        };
+        self.warn_about(about, name, "CannotProgram", "Compute", note);
     }
 
     /// Rejections that stand.
     pub(super) fn rejected(&self) -> usize {
-        self.rejected
+        self.rejected + self.unreadable.len()
     }
 
-    fn warn_about(&self, service: &ObjectName, reason: &'static str, action: &'static str, note: String) {
+    fn warn_about(&self, kind: Kind, object: &ObjectName, reason: &'static str, action: &'static str, note: String) {
         self.sink.send(ObjectEvent {
-            kind: Kind::Service,
-            object: service.clone(),
+            kind,
+            object: object.clone(),
             event_type: EventType::Warning,
             reason,
             action,

@@ -94,7 +94,6 @@ pub(super) fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         .map_or(0, Timestamp::as_second);
     if let Some(labels) = &doc.metadata.labels {
         service.other_proxy = labels.other_proxy.is_some();
-        service.headless_label = labels.headless.is_some();
     }
     service.scheduler = doc
         .metadata

@@ -104,7 +104,6 @@ pub(super) fn slice(name: ObjectName, doc: SliceDoc<'_>) -> EndpointSlice {
     EndpointSlice {
         name,
         service: text(&labels.service).unwrap_or_default().into(),
-        other_proxy: labels.other_proxy.is_some(),
         headless_label: labels.headless.is_some(),
         family,
         ports,

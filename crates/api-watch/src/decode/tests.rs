@@ -73,7 +73,6 @@ fn every_field_of_a_service() {
         Service {
             created: 100,
             drain_timeout: Some(std::time::Duration::from_secs(90)),
-            headless_label: true,
             scheduler: Some("mh".into()),
             service_type: ServiceType::LoadBalancer,
             cluster_ips: [ip("10.0.0.1"), ip("fd00::1")].into_iter().collect(),

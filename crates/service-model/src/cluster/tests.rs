@@ -91,7 +91,6 @@ fn slice(number: u8, part: u8, endpoints: Vec<Endpoint>) -> EndpointSlice {
     EndpointSlice {
         name: ObjectName::new("d", &format!("s{number}-{part}")),
         service: format!("s{number}").into(),
-        other_proxy: false,
         headless_label: false,
         family: Some(Family::V4),
         ports: [EndpointPort {
@@ -516,16 +515,10 @@ fn t24_labels_act_at_once() {
         other_proxy: true,
         ..everywhere(1)
     };
-    let headless = Service {
-        headless_label: true,
-        ..everywhere(1)
-    };
-    for service in [other_proxy, headless] {
-        assert_eq!(apply_service(&mut cluster, service), [name(1)]);
-        assert!(cluster.program(&name(1)).frontends.is_empty());
-        assert_eq!(apply_service(&mut cluster, everywhere(1)), [name(1)]);
-        assert_eq!(cluster.program(&name(1)).frontends.len(), 5);
-    }
+    assert_eq!(apply_service(&mut cluster, other_proxy), [name(1)]);
+    assert!(cluster.program(&name(1)).frontends.is_empty());
+    assert_eq!(apply_service(&mut cluster, everywhere(1)), [name(1)]);
+    assert_eq!(cluster.program(&name(1)).frontends.len(), 5);
 }
 
 #[test]

@@ -225,7 +225,6 @@ fn program(number: u8, spec: &Spec) -> Program {
         cluster.apply(Event::EndpointSlice(Change::Applied(EndpointSlice {
             name: ObjectName::new("d", &format!("s{number}-{family:?}")),
             service: format!("s{number}").into(),
-            other_proxy: false,
             headless_label: false,
             family: Some(family),
             ports: ports
