@@ -30,13 +30,7 @@ pub(crate) struct World {
 }
 
 /// Cases that upstream cannot be given, with the reason.
-const NOT_COMPARED: [(&str, &str); 2] = [
-    ("bad-fields", "kube-proxy's restore fails as a whole on a port 70000"),
-    (
-        "t32-external-ips-switched-off",
-        "kube-proxy 1.34 does not know the feature gate",
-    ),
-];
+const NOT_COMPARED: [(&str, &str); 1] = [("bad-fields", "kube-proxy's restore fails as a whole on a port 70000")];
 
 pub(crate) fn worlds() -> Vec<World> {
     let mut worlds: Vec<_> = plans(Mode::Iptables)
@@ -161,6 +155,7 @@ fn case(path: &Path) -> Option<World> {
             masquerade_all: false,
             localhost_node_ports: true,
             node_port_addresses: list(flag("--nodeport-addresses")),
+            feature_gates: list(flag("--feature-gates")).iter().map(|gate| gate_of(gate)).collect(),
         },
         flags: arguments
             .lines()
@@ -170,6 +165,12 @@ fn case(path: &Path) -> Option<World> {
         addresses: addresses.into_iter().filter(usable).collect(),
         objects,
     })
+}
+
+/// `Name=true`, as it is in a file.
+fn gate_of(text: &str) -> (String, bool) {
+    let (name, on) = text.split_once('=').unwrap();
+    (name.to_owned(), on.parse().unwrap())
 }
 
 /// What an API server adds to an object that it stores, as far as kube-proxy needs it.

@@ -259,6 +259,7 @@ pub fn upstream_settings(kind: Kind, node: &str, setting: &Setting, server: Sock
         masquerade_all: setting.masquerade_all,
         localhost_node_ports: true,
         node_port_addresses: node_port_addresses.into_iter().map(str::to_owned).collect(),
+        feature_gates: BTreeMap::new(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The real kube-proxy on one node, and the fake API server that it reads.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -40,6 +41,8 @@ pub struct KubeProxySettings {
     pub localhost_node_ports: bool,
     /// `nodePortAddresses`.
     pub node_port_addresses: Vec<String>,
+    /// `featureGates`.
+    pub feature_gates: BTreeMap<String, bool>,
 }
 
 impl KubeProxySettings {
@@ -56,6 +59,7 @@ impl KubeProxySettings {
             masquerade_all: false,
             localhost_node_ports: true,
             node_port_addresses: Vec::new(),
+            feature_gates: BTreeMap::new(),
         }
     }
 }
@@ -105,6 +109,7 @@ impl KubeProxy {
                     "bridgeInterface": told.bridge_interface, "interfaceNamePrefix": told.interface_name_prefix,
                 },
                 "nodePortAddresses": told.node_port_addresses,
+                "featureGates": told.feature_gates,
                 "iptables": iptables, "nftables": sync, "ipvs": {"syncPeriod": "30s", "minSyncPeriod": "1s"},
                 "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
                 "healthzBindAddress": "127.0.0.1:10256", "metricsBindAddress": "127.0.0.1:10249",
