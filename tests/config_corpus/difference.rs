@@ -1,6 +1,9 @@
 //! What we read otherwise than kube-proxy, each with its reason. A row changes what kube-proxy is asked, or what it says,
 //! into what is expected of us, and tells whether it had to.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::Case;
@@ -12,6 +15,24 @@ pub(crate) struct Difference {
     pub(crate) what: &'static str,
     pub(crate) ask: fn(&Case, &mut Option<String>, &mut Vec<String>) -> bool,
     pub(crate) expect: fn(&Case, &mut Outcome) -> bool,
+    /// Minor releases of kube-proxy that it is one beside, both ends included.
+    since: u16,
+    until: u16,
+}
+
+impl Difference {
+    /// This, where it is one beside a release.
+    pub(crate) fn of(&self, minor: u16) -> Option<&Self> {
+        (self.since..=self.until).contains(&minor).then_some(self)
+    }
+
+    const fn until(self, minor: u16) -> Self {
+        Self { until: minor, ..self }
+    }
+
+    const fn since(self, minor: u16) -> Self {
+        Self { since: minor, ..self }
+    }
 }
 
 const fn asked(what: &'static str, ask: fn(&Case, &mut Option<String>, &mut Vec<String>) -> bool) -> Difference {
@@ -19,6 +40,8 @@ const fn asked(what: &'static str, ask: fn(&Case, &mut Option<String>, &mut Vec<
         what,
         ask,
         expect: |_, _| false,
+        since: 0,
+        until: u16::MAX,
     }
 }
 
@@ -27,6 +50,8 @@ const fn expected(what: &'static str, expect: fn(&Case, &mut Outcome) -> bool) -
         what,
         ask: |_, _, _| false,
         expect,
+        since: 0,
+        until: u16::MAX,
     }
 }
 
@@ -119,16 +144,18 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         )
     }),
     expected(
-        "the second document is ours, and read strictly; upstream does not look at it",
+        "our own document behind it is read strictly, and once; upstream does not look at it",
         |case, outcome| {
-            let misspelled = case
-                .config
-                .as_ref()
-                .is_some_and(|text| text.contains("fallbacks: none"));
-            if misspelled {
-                *outcome = Outcome::refused("unknown field `fallbacks`");
-            }
-            misspelled
+            let text = case.config.as_deref().unwrap_or_default();
+            let complaint = if text.contains("fallbacks: none") {
+                "unknown field `fallbacks`"
+            } else if text.matches("kind: KubeIpvsConfiguration").count() > 1 {
+                "second KubeIpvsConfiguration"
+            } else {
+                return false;
+            };
+            *outcome = Outcome::refused(complaint);
+            true
         },
     ),
     expected(
@@ -139,21 +166,69 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         },
     ),
     expected(
-        "the gate AllowServiceExternalIPs of later releases is known (T32)",
-        |_, outcome| accepted_if(outcome, true, "unrecognized feature gate: AllowServiceExternalIPs"),
+        "a gate that this release does not have is a warning: the cluster's release may have it",
+        |_, outcome| accepted_if(outcome, true, "unrecognized feature gate: "),
     ),
+    expected("a gate against its lock is a warning", |_, outcome| {
+        accepted_if(outcome, true, ", feature is locked to ")
+    }),
+    expected(
+        "a gate that is on while one that it depends on is off has its effect, if any",
+        |_, outcome| accepted_if(outcome, true, "but depends on features that are disabled"),
+    )
+    .since(36),
+    expected(
+        "KubeProxyIPVS turns off upstream's mode, not that of this program",
+        |case, outcome| {
+            let off = case.mode() == "ipvs";
+            accepted_if(outcome, off, "must be iptables, nftables or blank")
+        },
+    )
+    .since(37),
     expected(
         "--proxy-port-range, which upstream has removed, is accepted with a warning",
         |_, outcome| accepted_if(outcome, true, "unknown flag: --proxy-port-range"),
     ),
     expected(
-        "the release before ours is 1.33; this build of upstream's has no version",
+        "showHiddenMetricsForVersion is of any release: upstream's has to be the one before it",
         |case, outcome| {
-            let ours = case.config.as_ref().is_some_and(|text| text.contains("\"1.33\""));
-            accepted_if(outcome, ours, "--show-hidden-metrics-for-version")
-                || said_otherwise(outcome, "'0.18446744073709551615'", "'1.33'")
+            let version = case.field("showHiddenMetricsForVersion");
+            let version = version.as_str().unwrap_or_default();
+            let is_number = |text: &str| text.parse::<u32>().is_ok();
+            let release = version
+                .split_once('.')
+                .is_some_and(|(major, minor)| is_number(major) && is_number(minor));
+            if release {
+                return HIDDEN.iter().any(|complaint| accepted_if(outcome, true, complaint));
+            }
+            let said = HIDDEN.iter().any(|complaint| refused_for(outcome, complaint));
+            if said {
+                *outcome = Outcome::refused(&format!(
+                    "Invalid value: \"{version}\": --show-hidden-metrics-for-version must be omitted or name a minor \
+                     release of Kubernetes, such as '1.36'"
+                ));
+            }
+            said
         },
     ),
+    expected(
+        "nodePortAddresses are read as from 1.37: with the keywords primary, localhost and all, each once",
+        |case, outcome| {
+            let said = [
+                "must be a valid CIDR\"",
+                "must be a valid CIDR,",
+                "can't use both 'primary' and CIDRs",
+            ];
+            let said = said.iter().any(|complaint| refused_for(outcome, complaint));
+            let addresses = case.node_port_addresses();
+            let applies = said && !addresses.is_empty();
+            if applies {
+                *outcome = as_from_1_37(&addresses);
+            }
+            applies
+        },
+    )
+    .until(36),
     expected("what a blank mode stands for is said", |_, outcome| {
         said_otherwise(
             outcome,
@@ -182,11 +257,43 @@ fn refused_if(outcome: &mut Outcome, applies: fn(&Value) -> bool, complaint: &st
     applies
 }
 
-fn accepted_if(outcome: &mut Outcome, applies: bool, complaint: &str) -> bool {
-    let Outcome::Refused { text, .. } = outcome else {
-        return false;
+/// How releases say that `showHiddenMetricsForVersion` is of another one.
+const HIDDEN: [&str; 2] = [
+    "--show-hidden-metrics-for-version must be omitted",
+    "invalid showHiddenMetricsForVersion",
+];
+
+/// What pkg/proxy/apis/config/validation says from 1.37 about these `nodePortAddresses`.
+fn as_from_1_37(addresses: &[String]) -> Outcome {
+    let mut seen = BTreeSet::new();
+    let complaint = |address: &String| {
+        let keyword = ["primary", "localhost", "all"].contains(&address.as_str());
+        if keyword {
+            return (!seen.insert(address.clone())).then(|| format!("Duplicate value: \"{address}\""));
+        }
+        let wrong = address.parse::<IpNet>().is_err();
+        wrong.then(|| {
+            format!(
+                "Invalid value: \"{address}\": must be a valid CIDR or one of the keywords 'primary', 'localhost', 'all'"
+            )
+        })
     };
-    let applies = applies && text.contains(complaint);
+    let complaints: BTreeSet<_> = addresses.iter().filter_map(complaint).collect();
+    if complaints.is_empty() {
+        return Outcome::Accepted;
+    }
+    Outcome::Refused {
+        text: format!("{complaints:?}"),
+        complaints,
+    }
+}
+
+fn refused_for(outcome: &Outcome, complaint: &str) -> bool {
+    matches!(outcome, Outcome::Refused { text, .. } if text.contains(complaint))
+}
+
+fn accepted_if(outcome: &mut Outcome, applies: bool, complaint: &str) -> bool {
+    let applies = applies && refused_for(outcome, complaint);
     if applies {
         *outcome = Outcome::Accepted;
     }

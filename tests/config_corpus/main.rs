@@ -1,9 +1,10 @@
-//! Configurations as installers write them, and wrong ones, read by kube-ipvs and by the real kube-proxy: after the
-//! differences of [`difference`] both write the same configuration, field by field, or complain about the same.
+//! Configurations as installers write them, and wrong ones, read by kube-ipvs and by the real kube-proxy of the newest
+//! release, and of older ones where the environment names them: after the differences of [`difference`] both write the
+//! same configuration, field by field, or complain about the same.
 //!
 //! A case is a folder of `cases`: `config.yaml` is the file of `--config`, `flags` has a flag a line, `complaint` is what
 //! both must name where the words are each program's own. Needs the control plane and nothing else.
-//! `cargo xtask test --level control-plane` runs it; `UPDATE=1` writes `configz.json` anew.
+//! `cargo xtask test --level control-plane` runs it beside the newest, `--level releases` beside all; `UPDATE=1` writes `configz.json` anew.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,6 +15,7 @@
 
 mod difference;
 mod outcome;
+mod release;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,6 +28,7 @@ use testbed::daemon::binary;
 
 use crate::difference::DIFFERENCES;
 use crate::outcome::Outcome;
+use crate::release::Release;
 
 /// A folder of `cases`.
 struct Case {
@@ -64,20 +67,33 @@ impl Case {
         folders.into_iter().map(Self::read).collect()
     }
 
+    /// A field of the file; `null` where there is none.
+    fn field(&self, name: &str) -> Value {
+        let first = |text: &String| serde_saphyr::from_multiple::<Value>(text).ok()?.into_iter().next();
+        let tree = self.config.as_ref().and_then(first).unwrap_or_default();
+        tree.get(name).cloned().unwrap_or_default()
+    }
+
     /// The mode that it asks for; `""` where it asks for none.
     fn mode(&self) -> String {
-        let of_file = |text: &String| {
-            let tree: Value = serde_saphyr::from_multiple(text).ok()?.into_iter().next()?;
-            Some(match &tree["mode"] {
-                Value::Null => String::new(),
-                Value::String(mode) => mode.clone(),
-                other => other.to_string(),
-            })
-        };
-        match &self.config {
-            Some(text) => of_file(text).unwrap_or_default(),
-            None => self.flag("proxy-mode").unwrap_or_default(),
+        if self.config.is_none() {
+            return self.flag("proxy-mode").unwrap_or_default();
         }
+        match self.field("mode") {
+            Value::Null => String::new(),
+            Value::String(mode) => mode,
+            other => other.to_string(),
+        }
+    }
+
+    /// `nodePortAddresses`, by the file or by the flag.
+    fn node_port_addresses(&self) -> Vec<String> {
+        let of_file = self.field("nodePortAddresses");
+        let of_file = of_file.as_array().into_iter().flatten();
+        let of_file = of_file.filter_map(|address| address.as_str().map(str::to_owned));
+        let of_flag = self.flag("nodeport-addresses").unwrap_or_default();
+        let of_flag = of_flag.split(',').filter(|text| !text.is_empty()).map(str::to_owned);
+        of_file.chain(of_flag).collect()
     }
 
     /// The value of a flag that has it behind an equal sign.
@@ -109,34 +125,28 @@ fn ask(mut command: Command, config: Option<&str>, flags: &[String]) -> (Outcome
     (Outcome::of(&output, text.as_deref()), text)
 }
 
-fn kube_proxy() -> Command {
-    let mut command = Command::new(program().unwrap());
-    command.arg("kube-proxy");
-    command
-}
-
-/// How often each difference had to be made, or what is left that no row explains.
-fn check(case: &Case) -> Result<Vec<usize>, String> {
-    let (ours, text) = ask(Command::new(binary()), case.config.as_deref(), &case.flags);
-    let mut counts = vec![0; DIFFERENCES.len()];
+/// How often each difference had to be made beside one release, or what is left that no row explains.
+fn check(case: &Case, release: &Release, (ours, text): &(Outcome, Option<String>)) -> Result<Vec<usize>, String> {
+    let rows: Vec<_> = DIFFERENCES.iter().map(|row| row.of(release.minor)).collect();
+    let mut counts = vec![0; rows.len()];
     let (mut config, mut flags) = (case.config.clone(), case.flags.clone());
-    for (count, difference) in counts.iter_mut().zip(DIFFERENCES) {
-        *count += usize::from((difference.ask)(case, &mut config, &mut flags));
+    for (count, row) in counts.iter_mut().zip(&rows) {
+        *count += usize::from(row.is_some_and(|row| (row.ask)(case, &mut config, &mut flags)));
     }
-    let (mut theirs, _) = ask(kube_proxy(), config.as_deref(), &flags);
-    for (count, difference) in counts.iter_mut().zip(DIFFERENCES) {
-        *count += usize::from((difference.expect)(case, &mut theirs));
+    let (mut theirs, _) = ask(release.command(), config.as_deref(), &flags);
+    for (count, row) in counts.iter_mut().zip(&rows) {
+        *count += usize::from(row.is_some_and(|row| (row.expect)(case, &mut theirs)));
     }
-    theirs.compare(&ours, case.complaint.as_deref())?;
+    theirs.compare(ours, case.complaint.as_deref())?;
     // kube-proxy reads what we write, our own document behind it included, and writes the same. With flags it need not:
     // a zero is a value there, and a default in a file.
     if let (Some(text), Some(_), Outcome::Written { .. }) = (text, &case.config, &theirs) {
-        let (mut again, _) = ask(kube_proxy(), Some(&text), &[]);
-        for difference in DIFFERENCES {
-            (difference.expect)(case, &mut again);
+        let (mut again, _) = ask(release.command(), Some(text), &[]);
+        for row in rows.into_iter().flatten() {
+            (row.expect)(case, &mut again);
         }
         again
-            .compare_written(&ours)
+            .compare_written(ours)
             .map_err(|left| format!("read again by kube-proxy: {left}"))?;
     }
     Ok(counts)
@@ -147,30 +157,48 @@ fn configurations_are_read_as_by_kube_proxy() {
     let cases = Case::all();
     let good = cases.iter().filter(|case| !case.name.starts_with("bad-")).count();
     assert!(good >= 25 && cases.len() - good >= 50, "{good} of {}", cases.len());
-    let mut totals = vec![0; DIFFERENCES.len()];
+    let releases = Release::all();
+    let mut totals = vec![vec![0; releases.len()]; DIFFERENCES.len()];
     let mut wrong = BTreeMap::new();
     for case in &cases {
-        match check(case) {
-            Ok(counts) => totals.iter_mut().zip(counts).for_each(|(total, count)| *total += count),
-            Err(left) => drop(wrong.insert(&case.name, left)),
+        let ours = ask(Command::new(binary()), case.config.as_deref(), &case.flags);
+        for (column, release) in releases.iter().enumerate() {
+            match check(case, release, &ours) {
+                Ok(counts) => totals
+                    .iter_mut()
+                    .zip(counts)
+                    .for_each(|(row, count)| row[column] += count),
+                Err(left) => drop(wrong.insert((&case.name, release.minor), left)),
+            }
         }
     }
-    for (name, left) in &wrong {
-        println!("== {name}\n{left}");
+    for ((name, minor), left) in &wrong {
+        println!("== {name}, 1.{minor}\n{left}");
     }
-    println!("differences in {} cases:", cases.len());
-    for (total, difference) in totals.iter().zip(DIFFERENCES) {
-        println!("{total:6}  {}", difference.what);
+    let heads: Vec<_> = releases
+        .iter()
+        .map(|release| format!("  1.{}", release.minor))
+        .collect();
+    println!("{}  differences in {} cases", heads.concat(), cases.len());
+    let mut unused = Vec::new();
+    for (row, counts) in DIFFERENCES.iter().zip(&totals) {
+        let mut line = String::new();
+        for (release, count) in releases.iter().zip(counts) {
+            match row.of(release.minor) {
+                Some(_) if *count == 0 => unused.push(format!("1.{}: {}", release.minor, row.what)),
+                Some(_) => line += &format!("{count:6}"),
+                None => line += "     -",
+            }
+        }
+        println!("{line}  {}", row.what);
+        // Without the older releases nothing is known of a row that is about them alone.
+        if releases.len() > 1 && releases.iter().all(|release| row.of(release.minor).is_none()) {
+            unused.push(format!("no release: {}", row.what));
+        }
     }
     assert!(wrong.is_empty(), "{:?}", wrong.keys());
     // A row that no case needs is none.
-    let unused: Vec<_> = totals
-        .iter()
-        .zip(DIFFERENCES)
-        .filter(|(total, _)| **total == 0)
-        .map(|(_, difference)| difference.what)
-        .collect();
-    assert!(unused.is_empty(), "{unused:?}");
+    assert!(unused.is_empty(), "{unused:#?}");
 }
 
 /// What upstream's own types make of a file for `/configz`. The unit tests of the agent compare theirs with the same

@@ -44,7 +44,8 @@ enum Task {
     },
     /// Run every level of test that this machine can run.
     Test {
-        /// Only these levels: plain, kernel, control-plane, matrix, crash, modules. Default: all but the last.
+        /// Only these levels: plain, kernel, control-plane, matrix, crash, modules, releases. Default: all but the last
+        /// two.
         #[arg(long, value_delimiter = ',')]
         level: Vec<test::Level>,
         #[command(flatten)]

@@ -26,7 +26,13 @@ pub(crate) enum Level {
     Crash,
     /// On a distribution's kernel, without one module after the other. Not among the default levels.
     Modules,
+    /// Beside the kube-proxy of every release that is tried, built once: how each reads configurations. Not among the
+    /// default levels.
+    Releases,
 }
+
+/// Levels that are run where they are named.
+const NAMED_ONLY: [Level; 2] = [Level::Modules, Level::Releases];
 
 impl Level {
     fn name(self) -> &'static str {
@@ -37,6 +43,7 @@ impl Level {
             Self::Matrix => "matrix",
             Self::Crash => "crash",
             Self::Modules => "modules",
+            Self::Releases => "releases",
         }
     }
 }
@@ -56,9 +63,10 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         Level::Matrix,
         Level::Crash,
         Level::Modules,
+        Level::Releases,
     ]
     .into_iter()
-    .filter(|level| only.contains(level) || only.is_empty() && *level != Level::Modules)
+    .filter(|level| only.contains(level) || only.is_empty() && !NAMED_ONLY.contains(level))
     .collect();
     tool::install(crate::GUEST_PACKAGES)?;
     let mut provider = None;
@@ -69,6 +77,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         let result = match level {
             Level::Plain => plain(filter),
             Level::Modules => without_modules(filter),
+            Level::Releases => releases(filter),
             _ => with_kernel(&mut provider, kernel, level, filter),
         };
         outcomes.push(Outcome {
@@ -106,6 +115,10 @@ const NOT_HERE: &[(&str, &str)] = &[
     (
         "modules",
         "an emulated kernel is booted for each module that it lacks: cargo xtask test --level modules",
+    ),
+    (
+        "releases",
+        "the kube-proxy of each older release is built with Go, some minutes each: cargo xtask test --level releases",
     ),
     (
         "e2e",
@@ -179,6 +192,35 @@ fn without_modules(filter: Option<&str>) -> Result<String> {
         on(&provider, &job)?;
     }
     Ok(format!("withheld from {provider}: {}", names.join(", ")))
+}
+
+/// Compares readings of configurations with the kube-proxy of every release that is tried. No kernel is needed but the
+/// running one.
+fn releases(filter: Option<&str>) -> Result<String> {
+    let programs = testbed::go::release::kube_proxies(&root())?;
+    let older = std::env::join_paths(&programs)?.to_string_lossy().into_owned();
+    let environment = vec![control_plane()?, (testbed::go::release::PROGRAMS.to_owned(), older)];
+    let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
+    let program = executable(&[
+        "test",
+        "--locked",
+        "--no-run",
+        "-p",
+        "integration",
+        "--test",
+        "config_corpus",
+    ])?;
+    let filter: Vec<_> = filter.into_iter().collect();
+    on(
+        &Provider::for_fallback(None, &cache())?,
+        &job(&program, &binary, environment, &filter),
+    )?;
+    let names = programs.iter().filter_map(|path| path.file_name());
+    let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+    Ok(format!(
+        "configurations beside {} and the control plane's",
+        names.join(", ")
+    ))
 }
 
 /// How often some tests do what they do: sequences of `tests/kernel/worlds.rs`, rounds of `tests/take_over.rs`.

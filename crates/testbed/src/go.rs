@@ -1,4 +1,7 @@
-//! Upstream's own programs, built with Go from their modules: those of `tests/control-plane`, and helm.
+//! Upstream's own programs, built with Go from their modules: those of `tests/control-plane`, the kube-proxy of older
+//! releases ([`release`]), and helm.
+
+pub mod release;
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -10,12 +13,12 @@ use anyhow::{Context, Result, ensure};
 use crate::tool;
 
 /// Oldest Go that the modules build with.
-const GO: (u32, u32) = (1, 24);
-/// Of helm, with the libraries of the control plane's Kubernetes version.
+const GO: (u32, u32) = (1, 26);
+/// Its Kubernetes libraries are of 1.34: `template`, which is what it is here for, asks no cluster.
 const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.19.4";
 
 /// Builds a package of the module `tests/control-plane` into `target/control-plane` of the workspace: the control plane
-/// takes some five minutes the first time, then all take seconds.
+/// takes some five minutes the first time, then all take seconds. The programs have the version of the release.
 ///
 /// # Errors
 /// There is no Go that is new enough and none can be installed; or the build fails.
@@ -23,11 +26,24 @@ pub fn build(workspace: &Path, name: &str, package: &str) -> Result<PathBuf> {
     prepare()?;
     let folder = folder(workspace)?;
     let program = folder.join(name);
+    let module = workspace.join("tests/control-plane");
+    let mut version = Command::new("go");
+    version
+        .current_dir(&module)
+        .args(["list", "-m", "-f", "{{.Version}}", "k8s.io/kubernetes"]);
+    let version = tool::output(version)?;
     eprintln!("building {name} with Go: minutes the first time, seconds after that");
     let mut command = Command::new("go");
     command
-        .current_dir(workspace.join("tests/control-plane"))
-        .args(["build", "-v", "-trimpath", "-ldflags", "-s -w", "-o"])
+        .current_dir(&module)
+        .args([
+            "build",
+            "-v",
+            "-trimpath",
+            "-ldflags",
+            &linker_flags(version.trim())?,
+            "-o",
+        ])
         .arg(&program)
         .arg(package);
     run(command)?;
@@ -53,6 +69,22 @@ pub fn helm(workspace: &Path) -> Result<PathBuf> {
         .args(["install", "-v", "-trimpath", "-ldflags", "-s -w", HELM]);
     run(command)?;
     Ok(program)
+}
+
+/// Gives upstream's programs the version (`v1.37.2`) of the release that they are of, as its own builds do
+/// (hack/lib/version.sh). Without it they call themselves v0.0.0, and what they check beside their version fails.
+fn linker_flags(version: &str) -> Result<String> {
+    let mut numbers = version.trim_start_matches('v').split('.');
+    let (Some(major), Some(minor)) = (numbers.next(), numbers.next()) else {
+        anyhow::bail!("{version:?} is no version");
+    };
+    let mut flags = "-s -w".to_owned();
+    for package in ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"] {
+        for (variable, value) in [("gitVersion", version), ("gitMajor", major), ("gitMinor", minor)] {
+            flags.push_str(&format!(" -X {package}.{variable}={value}"));
+        }
+    }
+    Ok(flags)
 }
 
 fn folder(workspace: &Path) -> Result<PathBuf> {
