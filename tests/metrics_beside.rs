@@ -41,7 +41,6 @@ const ABSENT: &[(&str, &str)] = &[
         "registry of component-base",
     ),
     ("aggregator_", SERVER),
-    ("apiextensions_", SERVER),
     ("apiserver_", SERVER),
     (
         "node_collector_",
