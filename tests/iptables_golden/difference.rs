@@ -32,7 +32,7 @@ pub(crate) const DIFFERENCES: [Difference; 11] = [
     },
     Difference {
         decision: "T2",
-        what: "pods of other nodes that are short-circuited are masqueraded",
+        what: "pods of other nodes that are short-circuited are masqueraded; at NodePorts they come from outside",
         apply: far_pods,
     },
     Difference {
@@ -113,6 +113,8 @@ fn unused_chain_of_the_kubelet(saved: &mut Saved, _: &World) -> usize {
     1
 }
 
+const FAR_AT_NODE_PORT: &str = "--comment \"pods of other nodes come from outside to the node port of ";
+
 fn far_pods(saved: &mut Saved, world: &World) -> usize {
     let (Some(cluster), own) = (world.cluster_pods(saved.v4), world.own_pods(saved.v4)) else {
         return 0;
@@ -120,21 +122,67 @@ fn far_pods(saved: &mut Saved, world: &World) -> usize {
     if world.upstream.detect_local_mode != "ClusterCIDR" || own == Some(cluster) {
         return 0;
     }
+    let v4 = saved.v4;
+    let places = node_port_places(world, v4);
+    let mut node_ports = saved.chain("nat", "KUBE-NODEPORTS").clone();
+    node_ports.retain(|rule| !rule.contains(" -m nfacct "));
     let mut count = 0;
-    for (_, rules) in saved.begin("nat", "KUBE-EXT-") {
+    for (chain, rules) in saved.begin("nat", "KUBE-EXT-") {
         let Some(at) = rules.iter().position(|rule| rule.contains("\"pod traffic for ")) else {
             continue;
         };
-        let rule = rules[at].clone();
-        let (before, _) = rule.split_once(" -j ").unwrap();
-        let before = before.replace("\"pod traffic for ", "\"masquerade pods of other nodes for ");
-        rules.insert(at, format!("{before} -j KUBE-MARK-MASQ"));
+        let rule = rules.remove(at);
         if let Some(own) = own {
             rules.insert(at, rule.replace(&cluster.to_string(), &own.to_string()));
         }
+        let near = match rules.last().unwrap().strip_prefix("-j ") {
+            Some(near) => near.to_owned(),
+            None => "RETURN".to_owned(),
+        };
+        let of_node = |rule: &String| rule.contains("\"route LOCAL traffic for ");
+        let mut end = rules.iter().position(of_node).unwrap() + 1;
+        let mut add = |rule: String| {
+            rules.insert(end, rule);
+            end += 1;
+        };
+        if let Some(rule) = node_ports
+            .iter()
+            .find(|rule| rule.ends_with(chain))
+            .filter(|_| own.is_some())
+        {
+            let (matches, _) = rule.split_once(" -j ").unwrap();
+            let matches = matches.replace("--comment \"", FAR_AT_NODE_PORT);
+            let (before, port) = matches.rsplit_once(" -m ").unwrap();
+            for (to, kind) in &places {
+                add(format!("-s {cluster} {to}{before}{kind} -m {port} -j {near}"));
+            }
+        }
+        let (before, _) = rule.split_once(" -j ").unwrap();
+        let before = before.replace("\"pod traffic for ", "\"masquerade pods of other nodes for ");
+        add(format!("{before} -j KUBE-MARK-MASQ"));
+        add(rule);
         count += 1;
     }
     count
+}
+
+const LOCAL: &str = " -m addrtype --dst-type LOCAL";
+
+/// How rules tell the places where NodePorts answer: what is said of the destination before the protocol, and after the
+/// comment.
+fn node_port_places(world: &World, v4: bool) -> Vec<(String, &'static str)> {
+    match world.node_port_addresses(v4) {
+        // 127.0.0.1 is such a place.
+        None if v4 && world.upstream.localhost_node_ports => vec![(String::new(), LOCAL)],
+        None => {
+            let loopback = if v4 { "127.0.0.0/8" } else { "::1/128" };
+            vec![(format!("! -d {loopback} "), LOCAL)]
+        }
+        Some(addresses) => {
+            let one = |ip| (format!("-d {} ", IpNet::from(ip)), "");
+            addresses.into_iter().map(one).collect()
+        }
+    }
 }
 
 fn pods_without_detector(saved: &mut Saved, world: &World) -> usize {
@@ -216,28 +264,20 @@ fn aggregated_ranges(saved: &mut Saved, _: &World) -> usize {
 }
 
 fn refused_places(saved: &mut Saved, world: &World) -> usize {
-    let v4 = saved.v4;
+    let places = node_port_places(world, saved.v4);
     let mut count = 0;
     let rules = saved.chain("filter", "KUBE-EXTERNAL-SERVICES");
     for rule in std::mem::take(rules) {
-        if !rule.contains(" -m addrtype --dst-type LOCAL ") {
+        if !rule.contains(LOCAL) {
             rules.push(rule);
             continue;
         }
-        match world.node_port_addresses(v4) {
-            // 127.0.0.1 is such a place.
-            None if v4 && world.upstream.localhost_node_ports => rules.push(rule),
-            None => {
-                let loopback = if v4 { "127.0.0.0/8" } else { "::1/128" };
-                rules.push(format!("! -d {loopback} {rule}"));
-                count += 1;
-            }
-            Some(addresses) => {
-                let rest = rule.replace(" -m addrtype --dst-type LOCAL", "");
-                rules.extend(addresses.iter().map(|ip| format!("-d {} {rest}", IpNet::from(*ip))));
-                count += 1;
-            }
-        }
+        let at = places
+            .iter()
+            .map(|(to, kind)| format!("{to}{}", rule.replace(LOCAL, kind)));
+        let new: Vec<_> = at.collect();
+        count += usize::from(new != [rule]);
+        rules.extend(new);
     }
     count
 }

@@ -37,7 +37,8 @@ pub(crate) fn worlds() -> Vec<World> {
         .iter()
         .flat_map(|plan| {
             [Node::A, Node::C].map(|node| {
-                let objects = plan.services.iter().flat_map(Service::manifests).chain(nodes());
+                let objects = plan.services.iter().flat_map(Service::manifests);
+                let objects = objects.chain(nodes(&plan.setting));
                 let name = match plan.setting.name {
                     "" => "base",
                     name => name,
@@ -71,7 +72,11 @@ fn more() -> [World; 3] {
     let base = &plans[0].setting;
     let world = |name: &str, services: Vec<Service>| World {
         name: name.to_owned(),
-        objects: services.iter().flat_map(Service::manifests).chain(nodes()).collect(),
+        objects: services
+            .iter()
+            .flat_map(Service::manifests)
+            .chain(nodes(base))
+            .collect(),
         upstream: upstream_settings(Kind::KubeProxyIptables, "node-a", base, API.into()),
         flags: flags(base),
         addresses: Family::ALL

@@ -106,9 +106,14 @@ fn element() -> impl Strategy<Value = (ElementKey, ElementValue)> {
                 ElementValue::There,
             )
         }),
-        (0..2_u8, 0..2_u8).prop_map(|(n, to)| {
+        (0..2_u8, 0..2_u8, any::<bool>()).prop_map(|(n, to, node_port)| {
             let to = SocketAddr::new(ip(false, to), 80);
-            (ElementKey::Place(SetName::Redirects, place(n)), ElementValue::To(to))
+            let map = if node_port {
+                SetName::NodePortRedirects
+            } else {
+                SetName::Redirects
+            };
+            (ElementKey::Place(map, place(n)), ElementValue::To(to))
         }),
         (0..2_u8).prop_map(|n| (ElementKey::Hairpin(place(n)), ElementValue::There)),
         (0..2_u8).prop_map(|n| (ElementKey::HealthPort(Family::Ip, n.into()), ElementValue::There)),

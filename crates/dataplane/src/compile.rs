@@ -119,10 +119,11 @@ fn policy(frontend: &Frontend, elements: &mut Vec<(ElementKey, ElementValue)>) {
             .for_each(|range| there(ElementKey::Source(at, *range)));
     }
     if let Some(to) = frontend.insiders {
-        elements.extend([
-            (ElementKey::Place(SetName::Redirected, at), ElementValue::There),
-            (ElementKey::Place(SetName::Redirects, at), ElementValue::To(to)),
-        ]);
+        let map = match frontend.kind {
+            AddressKind::NodePort => SetName::NodePortRedirects,
+            _ => SetName::Redirects,
+        };
+        elements.push((ElementKey::Place(map, at), ElementValue::To(to)));
     }
     if frontend.endpoints.is_empty() {
         let verdict = match frontend.refusal {

@@ -68,10 +68,10 @@ pub enum SetName {
     ClusterIps,
     /// Endpoints of this node with themselves as source (T13).
     Hairpin,
-    /// Places → cluster IP and port, for insiders (T2).
+    /// Load balancers' addresses and external IPs → cluster IP and port, for insiders (T2).
     Redirects,
-    /// The keys of `Redirects`: a map cannot be asked for its keys alone before Linux 6.5.
-    Redirected,
+    /// NodePorts → cluster IP and port, for insiders: these are fewer there (T2).
+    NodePortRedirects,
     /// Places that redirects alone lead to (T2).
     Insiders,
     /// Places with source ranges (T15).
@@ -134,7 +134,7 @@ impl SetName {
         Self::ClusterIps,
         Self::Hairpin,
         Self::Redirects,
-        Self::Redirected,
+        Self::NodePortRedirects,
         Self::Insiders,
         Self::Restricted,
         Self::RestrictedNode,
@@ -142,6 +142,9 @@ impl SetName {
         Self::HealthPorts,
         Self::Draining,
     ];
+
+    /// Those that lead insiders elsewhere. A place is in one of them at most.
+    pub(crate) const REDIRECTS: [Self; 2] = [Self::Redirects, Self::NodePortRedirects];
 
     /// Its name in the kernel.
     pub fn as_str(self) -> &'static str {
@@ -154,7 +157,7 @@ impl SetName {
             Self::ClusterIps => "cluster-ips",
             Self::Hairpin => "hairpin",
             Self::Redirects => "redirects",
-            Self::Redirected => "redirected",
+            Self::NodePortRedirects => "node-port-redirects",
             Self::Insiders => "insiders",
             Self::Restricted => "restricted",
             Self::RestrictedNode => "restricted-node",
@@ -180,7 +183,7 @@ impl SetName {
         };
         let data = match self {
             Self::Verdicts => SetData::Verdict,
-            Self::Redirects => SetData::Values(vec![address, port]),
+            Self::Redirects | Self::NodePortRedirects => SetData::Values(vec![address, port]),
             _ => SetData::None,
         };
         Set {
@@ -406,6 +409,12 @@ mod tests {
             ElementKey::Place(SetName::Redirects, v4),
             To(to),
             "10.96.0.1 . tcp . 80 : 10.96.0.9 . 8080",
+        );
+        let to = "[fd00::9]:8080".parse().unwrap();
+        check(
+            ElementKey::Place(SetName::NodePortRedirects, v6),
+            To(to),
+            "fd00::1 . sctp . 80 : fd00::9 . 8080",
         );
         check(ElementKey::Vip(v6.address), There, "fd00::1");
         check(ElementKey::Hairpin(v4), There, "10.96.0.1 . tcp . 80 . 10.96.0.1");

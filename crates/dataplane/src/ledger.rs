@@ -92,8 +92,9 @@ fn stage_redirected_flows(staged: &mut FxHashSet<Key>, from: Place, to: SocketAd
         port: to.port(),
         protocol: from.protocol,
     };
-    let redirect = Key::Element(ElementKey::Place(SetName::Redirects, from));
-    let moved = staged.contains(&Key::Flows(target)) || staged.contains(&redirect);
+    let mut redirects = SetName::REDIRECTS.into_iter();
+    let redirect = |map| staged.contains(&Key::Element(ElementKey::Place(map, from)));
+    let moved = staged.contains(&Key::Flows(target)) || redirects.any(redirect);
     if from.protocol == Protocol::Udp && moved {
         staged.insert(Key::Flows(from));
     }
@@ -215,7 +216,7 @@ impl Ledger {
             self.services.insert(service.clone(), now);
         }
         for (key, value) in &objects.elements {
-            if let (ElementKey::Place(SetName::Redirects, from), ElementValue::To(to)) = (key, value) {
+            if let (ElementKey::Place(_, from), ElementValue::To(to)) = (key, value) {
                 stage_redirected_flows(&mut self.staged, *from, *to);
             }
         }

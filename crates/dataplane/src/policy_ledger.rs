@@ -120,11 +120,13 @@ impl PolicyLedger {
 
     /// Where insiders are sent from a place.
     pub(crate) fn redirect(&self, from: Place) -> Option<SocketAddr> {
-        let key = ElementKey::Place(SetName::Redirects, from);
-        match self.elements.get(&key)?.slot.wanted? {
-            ElementValue::To(to) => Some(to),
-            _ => None,
-        }
+        SetName::REDIRECTS.into_iter().find_map(|map| {
+            let key = ElementKey::Place(map, from);
+            match self.elements.get(&key)?.slot.wanted? {
+                ElementValue::To(to) => Some(to),
+                _ => None,
+            }
+        })
     }
 
     /// Places that send insiders elsewhere, and where.
@@ -132,7 +134,7 @@ impl PolicyLedger {
         self.elements
             .iter()
             .filter_map(|(key, entry)| match (key, entry.slot.wanted) {
-                (ElementKey::Place(SetName::Redirects, from), Some(ElementValue::To(to))) => Some((*from, to)),
+                (ElementKey::Place(_, from), Some(ElementValue::To(to))) => Some((*from, to)),
                 _ => None,
             })
     }

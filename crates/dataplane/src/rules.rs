@@ -55,6 +55,9 @@ fn is(source: &Source, is: Is) -> Statement {
 
 const RETURN: Statement = Statement::Verdict(Verdict::Return);
 
+const SHORT: &str = "T2 short circuit";
+const SHORT_AT_NODE_PORT: &str = "T2 short circuit at NodePorts";
+
 impl Rules {
     /// The commands that make the table as it should be, whatever was there: one transaction. Elements are not among
     /// them, and gone after it.
@@ -153,17 +156,17 @@ impl Rules {
                 ],
             );
         }
-        if let Some(insiders) = &self.local.insiders {
-            let far = match &self.local.own_pods {
-                Some(own) if own == insiders => None,
-                Some(own) => Some(vec![new(), is(insiders, Is::So), is(own, Is::Not)]),
-                None => Some(vec![new(), is(insiders, Is::So)]),
-            };
-            if let Some(mut far) = far {
-                far.extend([at(SetName::Redirected), Statement::MarkOr(self.bit())]);
-                list.add("T2 masquerade pods of other nodes", "pre", far);
+        for (comment, map, insiders) in [
+            (SHORT, SetName::Redirects, self.local.insiders.as_ref()),
+            (
+                SHORT_AT_NODE_PORT,
+                SetName::NodePortRedirects,
+                self.local.node_port_insiders(),
+            ),
+        ] {
+            if let Some(insiders) = insiders {
+                list.add(comment, "pre-nat", [is(insiders, Is::So), redirect(map)]);
             }
-            list.add("T2 short circuit", "pre-nat", [is(insiders, Is::So), redirect()]);
         }
         list.add(
             "T30 services before hostPorts",
@@ -182,6 +185,15 @@ impl Rules {
         let at_insiders = || vec![new(), at(SetName::Insiders)];
         for (comment, statements) in stale() {
             list.add(comment, "in", statements);
+        }
+        if let Some(insiders) = self.local.insiders.as_ref()
+            && self.local.own_pods.as_ref() != Some(insiders)
+        {
+            let not_own = self.local.own_pods.as_ref().map(|own| is(own, Is::Not));
+            let redirected = [new(), Statement::CtDnat, is(insiders, Is::So)];
+            let marked = [at(SetName::Services), Statement::MarkOr(self.bit())];
+            let far = redirected.into_iter().chain(not_own).chain(marked);
+            list.add("T2 masquerade pods of other nodes", "in", far);
         }
         list.add(
             "T2 sent there",
@@ -222,7 +234,9 @@ impl Rules {
             "out",
             vec![at(SetName::Services), Statement::MarkOr(self.bit())],
         );
-        add(list, "T2 short circuit", "out-nat", vec![redirect()]);
+        add(list, SHORT, "out-nat", vec![redirect(SetName::Redirects)]);
+        let at_node_port = vec![redirect(SetName::NodePortRedirects)];
+        add(list, SHORT_AT_NODE_PORT, "out-nat", at_node_port);
         add(
             list,
             "T30 services before hostPorts",
@@ -314,8 +328,8 @@ fn refuse() -> Statement {
     Statement::Verdict(Verdict::Goto(REFUSE.to_owned()))
 }
 
-fn redirect() -> Statement {
-    Statement::DnatMap(place(), SetName::Redirects.as_str().to_owned())
+fn redirect(map: SetName) -> Statement {
+    Statement::DnatMap(place(), map.as_str().to_owned())
 }
 
 fn verdicts() -> Statement {

@@ -77,8 +77,8 @@ pub struct Frontend {
     /// The endpoints for this frontend's own clients: those that its traffic policy allows.
     /// In the order of insertion, which differs from node to node (T23). No address twice.
     pub endpoints: Vec<Target>,
-    /// Where insiders (pods of this node and the node itself) are sent, since a Local policy of the outside does not hold
-    /// for them (T2): an address and port of ours with every endpoint of the cluster. `None` = they are served as
+    /// Where insiders ([`LocalTraffic`](crate::LocalTraffic), and the node itself) are sent, since a Local policy of the
+    /// outside does not hold for them (T2): an address and port of ours with every endpoint of the cluster. `None` = they are served as
     /// everybody.
     pub insiders: Option<SocketAddr>,
     /// The endpoints for insiders, where they are not sent elsewhere but served here

@@ -63,7 +63,12 @@ fn program(number: u8, faces: &[Face]) -> Program {
         };
         let frontend = Frontend {
             key,
-            kind: AddressKind::ClusterIp,
+            // The node's own address.
+            kind: if face.vip == 3 {
+                AddressKind::NodePort
+            } else {
+                AddressKind::ClusterIp
+            },
             port_name: "".into(),
             node_address: face.vip == 3,
             scheduler: face.scheduler,

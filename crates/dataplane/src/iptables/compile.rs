@@ -305,24 +305,53 @@ impl Port<'_> {
                 (vec![note("pod traffic for "), from], everywhere)
             };
             let LocalTraffic { insiders, own_pods, .. } = self.view.local;
-            if insiders != own_pods {
-                rules.extend(own_pods.as_ref().map(short));
-                rules.extend(insiders.as_ref().map(|far| {
-                    let from = Match::From(Is::So, far.clone());
-                    (vec![note("masquerade pods of other nodes for "), from], masquerade)
-                }));
-            }
-            rules.extend(insiders.as_ref().map(short));
+            rules.extend(own_pods.as_ref().map(short));
             rules.push((
                 vec![note("masquerade LOCAL traffic for "), Match::SourceLocal],
                 masquerade,
             ));
             rules.push((vec![note("route LOCAL traffic for "), Match::SourceLocal], everywhere));
+            if let Some(pods) = insiders.as_ref().filter(|pods| own_pods.as_ref() != Some(*pods)) {
+                if own_pods.is_some() {
+                    rules.extend(self.far_pods_at_node_ports(pods, !frontend.endpoints.is_empty()));
+                }
+                let far = vec![
+                    note("masquerade pods of other nodes for "),
+                    Match::From(Is::So, pods.clone()),
+                ];
+                rules.push((far, masquerade));
+                rules.push(short(pods));
+            }
         }
         if !frontend.endpoints.is_empty() {
             rules.push((Vec::new(), Some(Target::Jump(self.of_policy(frontend.policy)))));
         }
         rules
+    }
+
+    /// T2: what is left at a NodePort when this node and its own pods are gone comes from outside. A load balancer's address
+    /// or external IP at such a place would have lost it to the NodePort (T19).
+    fn far_pods_at_node_ports(&self, pods: &Source, endpoints: bool) -> Vec<(Vec<Match>, Option<Target>)> {
+        let node_ports = self.external.iter().filter(|one| one.kind == AddressKind::NodePort);
+        let target = Some(if endpoints {
+            Target::Jump(self.chain(Prefix::Local))
+        } else {
+            Target::Return
+        });
+        let rule = |port: u16, place: Vec<Match>| {
+            let comment = self.comment("pods of other nodes come from outside to the node port of ", "");
+            let from = Match::From(Is::So, pods.clone());
+            let at = [Match::Protocol(self.name.protocol), Match::Port(port)];
+            let matches = [comment, from].into_iter().chain(place).chain(at).collect();
+            (matches, target)
+        };
+        node_ports
+            .flat_map(|one| {
+                let places = destinations(self.view.family, self.view.places);
+                places.into_iter().map(move |place| (one.key.port, place))
+            })
+            .map(|(port, place)| rule(port, place))
+            .collect()
     }
 
     /// T15. Who gets to its end goes on untouched, and is dropped in `KUBE-PROXY-FIREWALL`.

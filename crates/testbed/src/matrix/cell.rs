@@ -143,7 +143,10 @@ impl Plan {
         for pass in [true, false] {
             for cell in &self.cells {
                 let service = self.services.get(cell.service);
-                let special = cell.ask != Ask::Service || service.is_some_and(|service| !standard(service));
+                let special = cell.ask != Ask::Service
+                    || service.is_some_and(|service| {
+                        !standard(service) || is_far_at_a_node_port(cell.client, cell.address, service)
+                    });
                 if (special || hash(&cell.name).is_multiple_of(one_of)) != pass {
                     continue;
                 }
@@ -251,6 +254,16 @@ fn hash(text: &str) -> u64 {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     mixed >> 16
+}
+
+/// A pod asks another node's NodePort of a service with a Local policy (T2): always asked.
+pub(super) fn is_far_at_a_node_port(client: Client, address: Address, service: &Service) -> bool {
+    let home = match client {
+        Client::Pod(node) | Client::Endpoint(node) => Some(node),
+        Client::Far => None,
+        Client::Host(_) | Client::Outside(_) => return false,
+    };
+    service.external == Policy::Local && matches!(address, Address::Node(node, _) if Some(node) != home)
 }
 
 fn standard(service: &Service) -> bool {
@@ -414,7 +427,7 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
                 let few = matches!(address, Address::Node(node, which)
                     if node != client.node() || which != NodeAddress::Internal);
                 let some = matches!(service.placement, "ab" | "a" | "none");
-                if plain && few && !some && base {
+                if plain && few && !some && base && !is_far_at_a_node_port(client, address, service) {
                     continue;
                 }
                 if setting.node_port_addresses != NodePortAddresses::All && !matches!(address, Address::Node(..)) {
@@ -474,7 +487,7 @@ fn questions(service: &Service, setting: &Setting) -> Vec<Raw> {
 fn asked_outside_base(service: &Service, setting: &Setting) -> bool {
     let few = matches!(service.placement, "a" | "b" | "ab" | "hostnet-ab");
     let policy = match setting.fabric {
-        Fabric::Mixed => service.internal == Policy::Cluster,
+        Fabric::Mixed => service.internal == Policy::Cluster || service.external == Policy::Local,
         Fabric::Routed | Fabric::Bridged => true,
     };
     few && policy

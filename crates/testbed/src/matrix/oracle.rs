@@ -206,7 +206,7 @@ impl Oracle<'_> {
         let internal = question.address == Address::ClusterIp;
         let policy = if internal { service.internal } else { service.external };
         let insider = !internal && policy == Policy::Local && self.insider();
-        if insider {
+        if insider || (!internal && policy == Policy::Local && self.is_told_apart_at_a_node_port()) {
             self.cite("T2");
         }
         let everywhere = usable(service.endpoints.iter());
@@ -291,15 +291,35 @@ impl Oracle<'_> {
             .any(|(net, length)| sources.iter().any(|source| within(*source, net, length)))
     }
 
-    /// T2.
+    /// T2. "Traffic sent to an External IP or LoadBalancer IP from within the cluster will always get "Cluster" semantics,
+    /// but clients sending to a NodePort from within the cluster may need to take traffic policy into account when picking
+    /// a node" (`spec.externalTrafficPolicy`).
     fn insider(&self) -> bool {
         match self.position() {
             Position::Itself => true,
             // By the detector, else by the node's podCIDRs.
-            Position::LocalPod => self.detected() != Some(false),
-            Position::OtherPod => self.detected() == Some(true),
+            Position::LocalPod => self.detected().unwrap_or(self.question.setting.pod_cidrs),
+            Position::OtherPod => self.detected() == Some(true) && !self.is_told_apart_at_a_node_port(),
             Position::Outside => false,
         }
+    }
+
+    /// T2: at a NodePort, a pod that the detector takes for a local one, and of which podCIDRs tell that it is another
+    /// node's.
+    fn is_told_apart_at_a_node_port(&self) -> bool {
+        matches!(self.question.address, Address::Node(..))
+            && self.position() == Position::OtherPod
+            && self.detected() == Some(true)
+            && self.question.setting.pod_cidrs
+    }
+
+    /// The client is known as a pod of this node: by its interface or by the node's podCIDRs.
+    fn is_known_as_own(&self) -> bool {
+        let by_interface = match self.question.setting.detector {
+            Detector::BridgeInterface | Detector::InterfaceNamePrefix => true,
+            Detector::ClusterCidr | Detector::NodeCidr | Detector::None => false,
+        };
+        self.position() == Position::LocalPod && (by_interface || self.question.setting.pod_cidrs)
     }
 
     /// T25: hints count if every ready endpoint has one and one of them is for this node's zone.
@@ -356,7 +376,7 @@ impl Oracle<'_> {
         } else {
             self.cite("T3");
             // T2: else the reply would go straight to the other node's pod.
-            position == Position::OtherPod && self.insider()
+            self.insider() && !self.is_known_as_own()
         };
         if masqueraded {
             Source::Node(node)

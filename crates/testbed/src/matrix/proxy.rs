@@ -111,7 +111,7 @@ impl Proxies {
         };
         let manifests = folder.join("manifests");
         fs::create_dir_all(&manifests)?;
-        fs::write(manifests.join("nodes.yaml"), yaml::documents(&nodes()))?;
+        fs::write(manifests.join("nodes.yaml"), yaml::documents(&nodes(setting)))?;
         for service in services {
             let file = manifests.join(format!("{}.yaml", service.name));
             fs::write(file, yaml::documents(&service.manifests()))?;
@@ -124,7 +124,8 @@ impl Proxies {
             }
             _ => {
                 let program = control_plane::program()?;
-                let objects = services.iter().flat_map(Service::manifests).chain(nodes()).collect();
+                let objects = services.iter().flat_map(Service::manifests);
+                let objects = objects.chain(nodes(setting)).collect();
                 let address = (router(Family::V4), API_PORT).into();
                 proxies._api = Some(Api::start(&cluster.router, address, objects)?);
                 for (node, netns) in &cluster.nodes {

@@ -186,11 +186,12 @@ pub fn compare(folder: &Path) -> Result<()> {
 }
 
 fn manifests(plans: &[Plan], outcome: &Outcome) -> String {
-    let service = plans
-        .iter()
-        .flat_map(|plan| &plan.services)
-        .find(|service| service.name == outcome.service);
-    let mut objects = nodes();
+    let asked = |plan: &&Plan| plan.cells.iter().any(|cell| cell.name == outcome.name);
+    let Some(plan) = plans.iter().find(asked) else {
+        return String::new();
+    };
+    let service = plan.services.iter().find(|service| service.name == outcome.service);
+    let mut objects = nodes(&plan.setting);
     objects.extend(service.into_iter().flat_map(super::service::Service::manifests));
     yaml::documents(&objects)
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
+use super::setting::Setting;
 use super::site::{Family, HEALTH_CHECK_PORTS, HOST_NETWORK_PORT, Node, NodeAddress, balancer, pod_address, pod_name};
 
 /// A transport protocol.
@@ -366,13 +367,14 @@ fn vip(family: Family, vip: Vip, number: u16, (v4, v6): (u8, u16)) -> IpAddr {
 }
 
 /// Words for sets of endpoints, as in names of cells.
-pub const PLACEMENTS: [&str; 10] = [
+pub const PLACEMENTS: [&str; 11] = [
     "a",
     "b",
     "ab",
     "none",
     "terminating",
     "a-terminating",
+    "one-terminating",
     "not-ready",
     "hostnet-a",
     "hostnet-ab",
@@ -395,6 +397,7 @@ pub fn endpoints(placement: &str) -> Vec<Endpoint> {
         "ab" | "hinted" => [all(&[a1, b1], State::Ready), vec![make(a2, State::NotReady)]].concat(),
         "terminating" => all(&[a1, b1], State::Terminating),
         "a-terminating" => [all(&[a1, a2], State::Terminating), all(&[b1, b2], State::Ready)].concat(),
+        "one-terminating" => all(&[a1], State::Terminating),
         "not-ready" => all(&[a1, b2], State::NotReady),
         "hostnet-a" => all(&[Place::Host(Node::A)], State::Ready),
         "hostnet-ab" => all(&[Place::Host(Node::A), Place::Host(Node::B)], State::Ready),
@@ -403,8 +406,8 @@ pub fn endpoints(placement: &str) -> Vec<Endpoint> {
     }
 }
 
-/// The Node objects.
-pub fn nodes() -> Vec<Value> {
+/// The Node objects of a world.
+pub fn nodes(setting: &Setting) -> Vec<Value> {
     Node::ALL
         .iter()
         .map(|node| {
@@ -413,12 +416,17 @@ pub fn nodes() -> Vec<Value> {
                 .iter()
                 .map(|family| json!({"type": "InternalIP", "address": node.address(*family, NodeAddress::Internal)}))
                 .collect();
+            let spec = if setting.pod_cidrs {
+                json!({"podCIDR": cidrs.first(), "podCIDRs": cidrs})
+            } else {
+                json!({})
+            };
             json!({
                 "apiVersion": "v1", "kind": "Node",
                 "metadata": {"name": node.name(), "labels": {
                     "kubernetes.io/hostname": node.name(), "topology.kubernetes.io/zone": node.zone(),
                 }},
-                "spec": {"podCIDR": cidrs.first(), "podCIDRs": cidrs},
+                "spec": spec,
                 "status": {"addresses": addresses},
             })
         })

@@ -56,6 +56,8 @@ pub struct Setting {
     pub name: &'static str,
     /// `detectLocalMode` and what belongs to it.
     pub detector: Detector,
+    /// Node objects have `podCIDRs`.
+    pub pod_cidrs: bool,
     /// `masqueradeAll`.
     pub masquerade_all: bool,
     /// `nodePortAddresses`.
@@ -72,6 +74,7 @@ pub struct Setting {
 pub const BASE: Setting = Setting {
     name: "",
     detector: Detector::ClusterCidr,
+    pod_cidrs: true,
     masquerade_all: false,
     node_port_addresses: NodePortAddresses::All,
     fabric: Fabric::Mixed,
@@ -80,7 +83,7 @@ pub const BASE: Setting = Setting {
 };
 
 /// All worlds.
-pub const SETTINGS: [Setting; 10] = [
+pub const SETTINGS: [Setting; 11] = [
     BASE,
     Setting {
         name: "masquerade-all",
@@ -107,6 +110,11 @@ pub const SETTINGS: [Setting; 10] = [
     Setting {
         name: "no-detector",
         detector: Detector::None,
+        ..BASE
+    },
+    Setting {
+        name: "no-pod-cidrs",
+        pod_cidrs: false,
         ..BASE
     },
     Setting {

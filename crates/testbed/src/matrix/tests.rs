@@ -8,9 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use super::cell::{Cell, PROBE, Plan, plans};
-use super::question::{Address, Ask, Mode};
+use super::cell::{Cell, PROBE, Plan, is_far_at_a_node_port, plans};
+use super::question::{Address, Ask, Expectation, Mode, Source};
 use super::service::Protocol;
+use super::setting::Detector;
 use super::site::{Client, Family, NodeAddress};
 
 fn cells(plans: &[Plan], subset: bool) -> usize {
@@ -139,6 +140,88 @@ fn every_client_asks_for_what_is_no_service() {
                 }
             }
         }
+    }
+}
+
+/// T2, the world where all is known: by one endpoint on node A, which terminates. Upstream's end-to-end test of that name
+/// (test/e2e/network/service.go, "should fallback to local terminating endpoints when there are no ready endpoints with
+/// externalTrafficPolicy=Local") asks the same.
+#[test]
+fn pods_come_from_outside_to_the_node_ports_of_other_nodes() {
+    let plans = plans(Mode::Ipvs);
+    let base = plans.first().unwrap();
+    for policy in ["etp-local", "both-local"] {
+        for (family, protocol) in [("v4", "tcp"), ("v4", "udp"), ("v6", "tcp"), ("v6", "udp")] {
+            let promise = |node: &str, client: &str| {
+                let place = format!("nodeport-{node}-internal/{policy}/endpoints-one-terminating");
+                let name = format!("{family}/{protocol}/{place}/{client}");
+                let cell = base.cells.iter().find(|cell| cell.name == name);
+                let promise = cell.unwrap_or_else(|| panic!("{name} is not asked")).promise.clone();
+                assert!(promise.decisions.contains(&"T2"), "{name}");
+                promise.expectation
+            };
+            let seen = Expectation::answer("a1", Source::Client);
+            assert_eq!(promise("a", "pod-b"), seen);
+            assert_eq!(promise("a", "pod-c"), seen);
+            assert_eq!(promise("a", "far-pod"), seen);
+            assert_eq!(promise("b", "pod-a"), Expectation::Silence);
+            assert_eq!(promise("b", "a1"), Expectation::Silence);
+        }
+    }
+}
+
+/// T2: whatever tells pods, in both families, whether the cluster IP has a Local policy too or not, and whether the node
+/// has an endpoint or not.
+#[test]
+fn every_detector_meets_pods_of_other_nodes_at_node_ports() {
+    for mode in [Mode::Ipvs, Mode::Iptables] {
+        let plans = plans(mode);
+        let worlds = plans.iter().filter(|plan| {
+            let setting = &plan.setting;
+            setting.detector != Detector::ClusterCidr || setting.name.is_empty() || !setting.pod_cidrs
+        });
+        let mut names = BTreeSet::new();
+        for plan in worlds {
+            names.insert(plan.setting.name);
+            for family in Family::ALL {
+                for policy in ["etp-local", "both-local"] {
+                    let kinds: BTreeSet<_> = plan
+                        .cells
+                        .iter()
+                        .filter(|cell| {
+                            let service = &plan.services[cell.service];
+                            let few = ["a", "b", "ab"].contains(&service.placement);
+                            let asked = (cell.family, service.policy(), few) == (family, policy, true);
+                            asked && is_far_at_a_node_port(cell.client, cell.address, service)
+                        })
+                        .map(|cell| match &cell.promise.expectation {
+                            Expectation::Answer(by, _) if by.values().all(|source| *source == Source::Client) => "near",
+                            Expectation::Answer(by, _) if by.len() > 1 => "every",
+                            other => other.kind(),
+                        })
+                        .collect();
+                    let expected = match plan.setting.pod_cidrs {
+                        true => vec!["near", "silence"],
+                        false => vec!["every"],
+                    };
+                    assert_eq!(
+                        kinds.into_iter().collect::<Vec<_>>(),
+                        expected,
+                        "{} {policy}",
+                        plan.setting.name
+                    );
+                }
+            }
+        }
+        let expected = [
+            "",
+            "bridge-interface",
+            "interface-prefix",
+            "no-detector",
+            "no-pod-cidrs",
+            "node-cidr",
+        ];
+        assert_eq!(names, BTreeSet::from(expected));
     }
 }
 

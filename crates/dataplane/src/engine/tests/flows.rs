@@ -118,3 +118,31 @@ fn flows_end_after_a_removal_that_was_refused() {
     settle(&mut plane);
     assert!(plane.kernel().flows.is_empty());
 }
+
+/// A place without endpoints of its own that sends insiders to another one with these.
+fn redirected(kind: AddressKind, endpoints: &[u8]) -> Program {
+    let to = Face {
+        port: 54,
+        ..dns(endpoints)
+    };
+    let mut program = program(1, &[dns(&[]), to]);
+    program.frontends[0].kind = kind;
+    program.frontends[0].insiders = Some(SocketAddr::new(ip(10, 12), 54));
+    program
+}
+
+/// T2: flows of insiders are named by where they were sent first, and answered by endpoints of where they arrive.
+#[test]
+fn flows_of_insiders_end_with_the_endpoints_that_they_were_sent_to() {
+    for kind in [AddressKind::ExternalIp, AddressKind::NodePort] {
+        let mut plane = DataPlane::new(FakeKernel::new(), Settings::default());
+        plane.want(&service(1), &redirected(kind, &[1, 3]));
+        plane.adopt().unwrap();
+        settle(&mut plane);
+        let flows = [answered_by(1), answered_by(3)];
+        plane.kernel_mut().flows.extend(flows);
+        plane.want(&service(1), &redirected(kind, &[1]));
+        settle(&mut plane);
+        assert_eq!(plane.kernel().flows, [answered_by(1)].into(), "{kind:?}");
+    }
+}
