@@ -382,6 +382,7 @@ impl<P: Plane> Sync<P> {
                 .want_local_traffic(family, self.cluster.local_traffic(family));
             self.plane.want_node_ports(family, places);
         }
+        self.plane.want_node_addresses(self.cluster.node_addresses());
         self.telemetry.node_ports(places);
         for service in &touched {
             let program = self.cluster.program(service);

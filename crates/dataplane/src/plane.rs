@@ -1,5 +1,6 @@
 //! What programs are handed to, in any mode: the seam between the sync thread and a data plane.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use conntrack::Passes;
@@ -24,6 +25,9 @@ pub trait Plane {
 
     /// Where NodePorts of a family answer, for who is not told it address by address. Repeating it changes nothing.
     fn want_node_ports(&mut self, family: Family, places: NodePortPlaces);
+
+    /// The addresses of this node's interfaces, for who is not told them place by place. Repeating it changes nothing.
+    fn want_node_addresses(&mut self, _: &[IpAddr]) {}
 
     /// What one service is to be from now on. Nothing is written yet.
     fn want(&mut self, service: &ObjectName, program: &Program);

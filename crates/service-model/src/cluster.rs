@@ -171,6 +171,11 @@ impl Cluster {
         self.nodes.interfaces.is_some()
     }
 
+    /// The addresses of this node's interfaces, as they were told; empty until then.
+    pub fn node_addresses(&self) -> &[IpAddr] {
+        self.nodes.interfaces.as_deref().unwrap_or_default()
+    }
+
     /// The primary addresses of this node, one of each family at most.
     pub fn primary_addresses(&self) -> Vec<IpAddr> {
         self.nodes.primary(&self.config).collect()

@@ -192,3 +192,48 @@ fn udp_flows_from_before_a_redirect_are_redirected() {
         stream.settles(&[]);
     }
 }
+
+/// UDP flows that the node's connection tracker has to this port, by their destination.
+fn flows_to(node: &Netns, port: u16) -> BTreeSet<String> {
+    let table = node
+        .run(|| Ok(fs::read_to_string("/proc/thread-self/net/nf_conntrack")?))
+        .unwrap();
+    let of = |line: &str| {
+        let mut words = line.split_whitespace();
+        let mut field = |name: &str| words.find_map(|word| word.strip_prefix(name).map(str::to_owned));
+        let (to, number) = (field("dst=")?, field("dport=")?);
+        (line.contains(" udp ") && number == port.to_string()).then_some(to)
+    };
+    table.lines().filter_map(of).collect()
+}
+
+/// kubernetes/kubernetes#139629, #141371: kube-proxy tells a NodePort's flows by the port's number, so it leaves them where no
+/// endpoint is left; with the node's addresses they end, and what passes through to that number of another host goes on.
+#[test]
+fn udp_flows_to_a_node_port_end_and_no_strangers() {
+    const OWN: &str = "192.0.2.10";
+    const STRANGER: &str = "192.0.2.20";
+    let world = Mode::Nft.world();
+    // Nothing runs out while it is looked at.
+    for timeout in ["udp_timeout", "udp_timeout_stream"] {
+        let set = format!("sysctl -qw net.netfilter.nf_conntrack_{timeout}=3600");
+        world.node.sh(&set).unwrap();
+    }
+    let manifests = examples();
+    let _daemon = start(&world.node, manifests.path(), &[Mode::Nft.flag(), &run_dir(&manifests)]);
+    let both: BTreeSet<_> = [OWN, STRANGER].map(str::to_owned).into();
+    let client = world.client.run(|| Ok(UdpSocket::bind("0.0.0.0:0")?)).unwrap();
+    for after in [Some(&[][..]), None] {
+        write(manifests.path(), Some(&[A1]));
+        // Until the rules stand, the flow goes nowhere, and is ended when they do.
+        eventually(&true, || {
+            client.send_to(b"who?", (OWN, 30_053)).unwrap();
+            client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+            client.recv(&mut [0; 128]).is_ok()
+        });
+        client.send_to(b"who?", (STRANGER, 30_053)).unwrap();
+        eventually(&both, || flows_to(&world.node, 30_053));
+        write(manifests.path(), after);
+        eventually(&[STRANGER.to_owned()].into(), || flows_to(&world.node, 30_053));
+    }
+}

@@ -1,7 +1,7 @@
 //! The fallback as a data plane: its tables, the programs that read and write them, and the flows of UDP.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use conntrack::{Conntrack, Filter, Flow, Passes};
@@ -22,7 +22,7 @@ use crate::survey::Survey;
 /// What `iptables-save` and `ip6tables-save` said.
 pub type Saved = [String; 2];
 
-/// UDP places of a service, and who may answer there.
+/// UDP places of a service, and who may answer there. A NodePort is at the unspecified address.
 type Places = BTreeMap<SocketAddr, Vec<SocketAddr>>;
 
 /// Rules wanted and written, over the node's programs.
@@ -36,10 +36,50 @@ pub struct IptablesPlane<P> {
     udp: BTreeMap<ObjectName, Places>,
     /// Places whose flows are to be looked at, with those who may answer.
     flows: Places,
+    node_ports: NodePortFlows,
     /// Something was written since somebody began to look.
     written: bool,
     /// That nobody has asked for yet.
     restores: Vec<Restored>,
+}
+
+/// Tells what is sent to a NodePort of this node from what passes through to the same port of somebody else.
+#[derive(Debug, Default)]
+struct NodePortFlows {
+    /// Where NodePorts answer; `None` = nowhere, as far as is known.
+    v4: Option<NodePortPlaces>,
+    v6: Option<NodePortPlaces>,
+    /// This node's addresses, without loopback and IPv6 link-local ones.
+    own: Vec<IpAddr>,
+}
+
+impl NodePortFlows {
+    fn has(&self, flow: &Flow) -> bool {
+        let to = flow.original.destination;
+        let places = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        match (places, to.ip()) {
+            (None, _) => false,
+            (Some(NodePortPlaces::At(addresses)), ip) => addresses.contains(&ip),
+            (Some(NodePortPlaces::EveryLocal { loopback }), ip) if ip.is_loopback() => *loopback,
+            // It may be a neighbor's: what we have sent on is ours for sure.
+            (Some(NodePortPlaces::EveryLocal { .. }), IpAddr::V6(ip)) if ip.is_unicast_link_local() => {
+                flow.reply_source != to
+            }
+            (Some(NodePortPlaces::EveryLocal { .. }), ip) => self.own.contains(&ip),
+        }
+    }
+}
+
+/// A flow of one of the places that none of those answers who may (L8).
+fn is_stale(flow: &Flow, places: &Places, node_ports: &NodePortFlows) -> bool {
+    let to = flow.original.destination;
+    let any = match to {
+        SocketAddr::V4(_) => SocketAddr::new([0; 4].into(), to.port()),
+        SocketAddr::V6(_) => SocketAddr::new([0_u16; 8].into(), to.port()),
+    };
+    let of_node_port = || places.get(&any).filter(|_| node_ports.has(flow));
+    let keep = places.get(&to).or_else(of_node_port);
+    keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
 }
 
 impl<P: Programs> IptablesPlane<P> {
@@ -52,6 +92,7 @@ impl<P: Programs> IptablesPlane<P> {
             conntrack: Conntrack::open().ok(),
             udp: BTreeMap::new(),
             flows: Places::new(),
+            node_ports: NodePortFlows::default(),
             written: false,
             restores: Vec::new(),
         }
@@ -103,16 +144,8 @@ impl<P: Programs> IptablesPlane<P> {
         let (Some(conntrack), false) = (&mut self.conntrack, places.is_empty()) else {
             return;
         };
-        let stale = |flow: &Flow| {
-            let to = flow.original.destination;
-            // A NodePort is at any address of the node.
-            let any = match to {
-                SocketAddr::V4(_) => SocketAddr::new([0; 4].into(), to.port()),
-                SocketAddr::V6(_) => SocketAddr::new([0_u16; 8].into(), to.port()),
-            };
-            let keep = places.get(&to).or_else(|| places.get(&any));
-            keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
-        };
+        let node_ports = &self.node_ports;
+        let stale = |flow: &Flow| is_stale(flow, &places, node_ports);
         if let Err(error) = conntrack.delete_where(&Filter::udp(tracked), stale) {
             tracing::warn!(error = chain(&error), "flows of UDP could not be ended by conntrack");
         }
@@ -127,7 +160,18 @@ impl<P: Programs> Plane for IptablesPlane<P> {
     }
 
     fn want_node_ports(&mut self, family: Family, places: NodePortPlaces) {
+        let known = match family {
+            Family::V4 => &mut self.node_ports.v4,
+            Family::V6 => &mut self.node_ports.v6,
+        };
+        *known = Some(places.clone());
         self.tables.want_node_ports(family, places);
+    }
+
+    fn want_node_addresses(&mut self, addresses: &[IpAddr]) {
+        if self.node_ports.own != addresses {
+            self.node_ports.own = addresses.to_vec();
+        }
     }
 
     fn want(&mut self, service: &ObjectName, program: &Program) {
@@ -251,5 +295,95 @@ fn broken(operation: &'static str) -> impl Fn(String) -> KernelBroken {
     move |error| KernelBroken {
         operation,
         source: error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conntrack::{Tuple, Zone};
+
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    fn flow(to: &str, answered_by: &str) -> Flow {
+        Flow {
+            original: Tuple {
+                source: if to.contains('[') {
+                    at("[2001:db8::9]:4000")
+                } else {
+                    at("198.18.0.9:4000")
+                },
+                destination: at(to),
+                protocol: 17,
+            },
+            reply_source: at(answered_by),
+            answered: true,
+            translated: to != answered_by,
+            zone: Zone::Default,
+            id: 1,
+        }
+    }
+
+    /// kubernetes/kubernetes#139629: a NodePort's flows are told by the node's addresses, so those of a service without
+    /// endpoints end, and those of a service that went (#141371), and no stranger's.
+    #[test]
+    fn l08_flows_to_a_node_port_end_at_addresses_of_this_node_alone() {
+        let every = |loopback| Some(NodePortPlaces::EveryLocal { loopback });
+        let only = |address: &str| Some(NodePortPlaces::At(vec![address.parse().unwrap()]));
+        let own: Vec<IpAddr> = ["192.0.2.10", "192.0.2.11", "2001:db8::10"]
+            .map(|ip| ip.parse().unwrap())
+            .into();
+        let check = |places: [Option<NodePortPlaces>; 2], keep: &[&str], flow: Flow, expect: bool| {
+            let keep: Vec<_> = keep.iter().map(|keep| at(keep)).collect();
+            let all = ["0.0.0.0:30053", "[::]:30053", "10.96.0.10:53"].map(|place| (at(place), keep.clone()));
+            let [v4, v6] = places.clone();
+            let node_ports = NodePortFlows {
+                v4,
+                v6,
+                own: own.clone(),
+            };
+            let found = is_stale(&flow, &Places::from(all), &node_ports);
+            assert_eq!(found, expect, "{flow}, kept {keep:?}, {places:?}");
+        };
+        let endpoint = "10.244.1.11:5353";
+        for keep in [&[][..], &["10.244.1.12:5353"]] {
+            let all = || [every(true), every(false)];
+            // This node's, sent on and from before the service.
+            check(all(), keep, flow("192.0.2.11:30053", endpoint), true);
+            check(all(), keep, flow("192.0.2.11:30053", "192.0.2.11:30053"), true);
+            check(all(), keep, flow("[2001:db8::10]:30053", "[fd00::11]:5353"), true);
+            check(all(), keep, flow("10.96.0.10:53", endpoint), true);
+            // Through this node, to another's.
+            check(all(), keep, flow("192.0.2.20:30053", "192.0.2.20:30053"), false);
+            check(all(), keep, flow("192.0.2.20:30053", "10.9.9.9:30053"), false);
+            check(all(), keep, flow("[2001:db8::20]:30053", "[2001:db8::20]:30053"), false);
+            check(all(), keep, flow("192.0.2.11:30054", endpoint), false);
+            check(all(), keep, flow("[fe80::1]:30053", "[fd00::11]:5353"), true);
+            check(all(), keep, flow("[fe80::1]:30053", "[fe80::1]:30053"), false);
+            check(all(), keep, flow("127.0.0.1:30053", endpoint), true);
+            check([every(false), None], keep, flow("127.0.0.1:30053", endpoint), false);
+            check([None, None], keep, flow("192.0.2.11:30053", endpoint), false);
+            check(
+                [only("192.0.2.10"), None],
+                keep,
+                flow("192.0.2.10:30053", endpoint),
+                true,
+            );
+            check(
+                [only("192.0.2.10"), None],
+                keep,
+                flow("192.0.2.11:30053", endpoint),
+                false,
+            );
+        }
+        check(
+            [every(true), None],
+            &[endpoint],
+            flow("192.0.2.11:30053", endpoint),
+            false,
+        );
     }
 }
