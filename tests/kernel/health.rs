@@ -285,6 +285,41 @@ fn health_check_ports_tell_each_family_its_local_ready_endpoints() {
     eventually(&None, || checked(&world.other, "192.0.2.10:32002"));
 }
 
+/// zalando/skipper#3151, kubernetes/kubernetes#80579: a pod of this node whose slice has no port of the service takes no
+/// traffic, so the load balancer leaves this node out.
+#[test]
+fn health_check_ports_do_not_count_what_takes_no_traffic() {
+    let world = World::without_pods().unwrap();
+    let manifests = examples();
+    fs::write(
+        manifests.path().join("90-front.yaml"),
+        local_service(32_001, &[], "10.96.1.90"),
+    )
+    .unwrap();
+    let file = manifests.path().join("91-more.yaml");
+    let write = |ports: &Value| {
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+            "metadata": {"name": "front-more", "namespace": "shop", "labels": {"kubernetes.io/service-name": "front"}},
+            "addressType": "IPv4", "ports": ports, "endpoints": [{"addresses": ["10.244.1.41"], "nodeName": NODE}],
+        });
+        fs::write(&file, slice.to_string()).unwrap();
+    };
+    write(&Value::Null);
+    let _daemon = start(&world.node, manifests.path(), &[]);
+    let seen = || checked(&world.other, "192.0.2.10:32001");
+    for (ports, expect) in [
+        (Value::Null, (503, 0)),
+        (json!([{"name": "b", "port": 8081}]), (200, 1)),
+        (json!([{"name": "c", "port": 8082}]), (503, 0)),
+        (json!([{"name": "a", "port": 8080}]), (200, 1)),
+        (json!([{"name": "a", "port": 8080, "protocol": "UDP"}]), (503, 0)),
+    ] {
+        write(&ports);
+        eventually(&Some(expect), seen);
+    }
+}
+
 #[test]
 fn health_check_ports_are_on_node_port_addresses_and_a_taken_one_is_tried_again() {
     let world = World::without_pods().unwrap();

@@ -69,7 +69,7 @@ fn balancer(number: u32, ranges: &[&str]) -> Event {
         ip: [11, 0, high, low].into(),
         mode: IpMode::Vip,
     });
-    service.source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    service.source_ranges = ranges.iter().map(|range| range.parse().ok()).collect();
     service.ports.push(ServicePort {
         position: 0,
         name: "".into(),

@@ -109,7 +109,7 @@ fn any_service(number: u8) -> impl Strategy<Value = Service> {
                     .collect();
                 (service.internal_traffic_policy, service.external_traffic_policy) = policies;
                 service.affinity = affinity;
-                service.source_ranges = ranges.split_whitespace().map(|range| range.parse().unwrap()).collect();
+                service.source_ranges = ranges.split_whitespace().map(|range| range.parse().ok()).collect();
                 service.scheduler = scheduler.map(Into::into);
                 service
             },

@@ -268,7 +268,7 @@ impl Cluster {
             self.touched.extend(self.claims.remove(key, name));
         }
         let Some(service) = &entry.service else { return };
-        let (faces, _) = faces(service, &self.config, &self.nodes);
+        let faces = faces(service, &self.config, &self.nodes).faces;
         let created = service.created;
         entry.claimed = faces.iter().map(|face| face.key).collect();
         for Face { key, kind, .. } in faces {

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
 
 use crate::event::Kind;
-use crate::face::unusable;
+use crate::face::forbidden;
 use crate::frontend::Rejection;
 use crate::name::ObjectName;
 use crate::object::{Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, Protocol};
@@ -39,6 +39,8 @@ const SERVING: u8 = 4;
 const TERMINATING: u8 = 8;
 const NODE_HINTS: u8 = 16;
 const NODE_HINTED: u8 = 32;
+/// It names its node.
+const PLACED: u8 = 64;
 
 /// The sets of zones that hints name: a cluster has few, endpoints have many.
 #[derive(Debug, Default)]
@@ -122,21 +124,14 @@ impl Slice {
             reason: invalid.reason.clone(),
         })
     }
-
-    /// Addresses of local ready endpoints, for health-check node ports.
-    pub(crate) fn local_ready(&self) -> impl Iterator<Item = IpAddr> {
-        self.endpoints
-            .iter()
-            .filter(|e| e.bits & (LOCAL | READY) == LOCAL | READY)
-            .map(|e| e.address)
-    }
 }
 
 fn fold_endpoint(endpoint: &Endpoint, node: &str, zones: &mut ZoneSets) -> Folded {
     let bit = |set: bool, bit: u8| if set { bit } else { 0 };
     Folded {
         address: endpoint.address,
-        bits: bit(endpoint.node_name.as_deref() == Some(node), LOCAL)
+        bits: bit(endpoint.node_name.is_some(), PLACED)
+            | bit(endpoint.node_name.as_deref() == Some(node), LOCAL)
             | bit(endpoint.ready, READY)
             | bit(endpoint.serving, SERVING)
             | bit(endpoint.terminating, TERMINATING)
@@ -153,14 +148,14 @@ fn refuse(address: IpAddr, family: Family) -> Option<&'static str> {
         (IpAddr::V4(_), Family::V4) | (IpAddr::V6(_), Family::V6)
     );
     if matches {
-        unusable(address)
+        forbidden(address)
     } else {
         Some("is not of the slice's addressType")
     }
 }
 
-/// The endpoints of one service port and family, sorted by address; of one that several slices name, a copy that does
-/// not terminate counts before one that does.
+/// The endpoints of one service port and family, sorted by address; of one that is named several times, the copy that
+/// counts most. Neither the order of slices nor their names matter.
 pub(crate) fn candidates(
     slices: &[Slice],
     family: Family,
@@ -169,7 +164,7 @@ pub(crate) fn candidates(
     zone: &str,
     zones: &ZoneSets,
 ) -> Vec<Candidate> {
-    let mut all: BTreeMap<SocketAddr, Candidate> = BTreeMap::new();
+    let mut all: BTreeMap<SocketAddr, (Precedence, Candidate)> = BTreeMap::new();
     for slice in slices.iter().filter(|slice| slice.family == family) {
         for port in slice
             .ports
@@ -191,13 +186,30 @@ pub(crate) fn candidates(
                     },
                     zone_hints: zones.hints(endpoint.zones, zone),
                 };
-                let place = all.entry(candidate.address).or_insert(candidate);
-                // Slices are in the order of their names, so this does not depend on the order of events.
-                if place.terminating && !candidate.terminating {
-                    *place = candidate;
+                let copy = (precedence(&candidate, has(PLACED)), candidate);
+                let place = all.entry(candidate.address).or_insert(copy);
+                if place.0 < copy.0 {
+                    *place = copy;
                 }
             }
         }
     }
-    all.into_values().collect()
+    all.into_values().map(|(_, candidate)| candidate).collect()
+}
+
+/// What a copy of an endpoint says for itself, greatest first: it is ready; it serves; it does not terminate; it names its
+/// node; that is this one; and, so that equal ones are the same, its hints. kube-proxy 1.37 takes one that does not
+/// terminate, else whichever came (endpointslicecache.go:235-249).
+type Precedence = (bool, bool, bool, bool, bool, Hints, Hints);
+
+fn precedence(copy: &Candidate, placed: bool) -> Precedence {
+    (
+        copy.ready,
+        copy.serving,
+        !copy.terminating,
+        placed,
+        copy.local,
+        copy.node_hints,
+        copy.zone_hints,
+    )
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::config::{Capture, Config, NodePortAddresses};
 use crate::frontend::{AddressKind, FrontendKey, NodePortPlaces};
 use crate::name::ObjectName;
-use crate::object::{Family, IpMode, Service, ServiceType, TrafficPolicy};
+use crate::object::{Family, IpMode, LoadBalancerIngress, Service, ServiceType, TrafficPolicy};
 
 /// This node, and the addresses of the others.
 #[derive(Debug)]
@@ -125,22 +125,26 @@ pub(crate) struct Face {
     pub(crate) field: String,
 }
 
-/// What could not become a face: field and reason.
-pub(crate) type Refused = (String, String);
+/// The places at which a service wants to answer.
+#[derive(Debug, Default)]
+pub(crate) struct Faces {
+    /// No key twice: the stronger kind stands.
+    pub(crate) faces: Vec<Face>,
+    /// What could not be one: field and reason.
+    pub(crate) refused: Vec<(String, String)>,
+    /// Load-balancer addresses that are other nodes' own (T18).
+    pub(crate) elsewhere: usize,
+    seen: FxHashSet<FrontendKey>,
+}
 
 /// A service that nothing is programmed for, whatever its ports (T24).
 pub(crate) fn is_programmable(service: &Service) -> bool {
     !service.other_proxy && service.service_type != ServiceType::ExternalName && !service.cluster_ips.is_empty()
 }
 
-/// `externalTrafficPolicy: Local`, where the service is reachable from outside at all.
+/// Clients from outside get endpoints of this node alone. Whatever the type says: one that nobody knows opens nothing.
 pub(crate) fn external_local(service: &Service) -> bool {
-    let external = match service.service_type {
-        ServiceType::NodePort | ServiceType::LoadBalancer => true,
-        ServiceType::ClusterIp => !service.external_ips.is_empty(),
-        ServiceType::ExternalName => false,
-    };
-    external && service.external_traffic_policy == TrafficPolicy::Local
+    service.external_traffic_policy == TrafficPolicy::Local
 }
 
 /// The load-balancer and external addresses at which a service wants to answer.
@@ -163,12 +167,11 @@ pub(crate) fn family_of(address: IpAddr) -> Family {
     if address.is_ipv4() { Family::V4 } else { Family::V6 }
 }
 
-/// The faces of a service, no key twice (the stronger kind stands), and what could not be one. A family without a
-/// cluster IP has none at all.
-pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<Face>, Vec<Refused>) {
-    let mut list = List::default();
+/// The faces of a service. A family without a cluster IP has none at all.
+pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces {
+    let mut list = Faces::default();
     if !is_programmable(service) {
-        return (list.faces, list.refused);
+        return list;
     }
     let families: Vec<_> = service.cluster_ips.iter().map(|ip| family_of(*ip)).collect();
     for (number, ip) in service.cluster_ips.iter().enumerate() {
@@ -177,7 +180,7 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<F
                 format!("spec.clusterIPs[{number}]"),
                 format!("{ip} is a second address of its family"),
             );
-        } else if let Some(why) = unusable(*ip) {
+        } else if let Some(why) = unservable(*ip) {
             list.refuse(format!("spec.clusterIPs[{number}]"), format!("{ip} {why}"));
         } else {
             list.add_ports(
@@ -215,24 +218,36 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> (Vec<F
     }
     if service.service_type == ServiceType::LoadBalancer {
         for ingress in &service.load_balancer_ingress {
-            let field = format!("status.loadBalancer.ingress[{}].ip", ingress.position);
+            let field = ingress_field(ingress);
             if ingress.mode == IpMode::Vip && families.contains(&family_of(ingress.ip)) {
                 list.add_external(service, ingress.ip, AddressKind::LoadBalancer, field, config, nodes);
             }
+        }
+        if !service.source_ranges.is_empty() {
+            list.prefer_restricted(service, nodes);
         }
     }
     if config.allow_external_ips {
         for external in &service.external_ips {
             if families.contains(&family_of(external.ip)) {
                 let field = format!("spec.externalIPs[{}]", external.position);
-                list.add_external(service, external.ip, AddressKind::ExternalIp, field, config, nodes);
+                match forbidden(external.ip) {
+                    Some(why) => list.refuse(field, format!("{} {why}", external.ip)),
+                    None => list.add_external(service, external.ip, AddressKind::ExternalIp, field, config, nodes),
+                }
             }
         }
     }
-    if config.capture.binds() && external_local(service) && service.internal_traffic_policy == TrafficPolicy::Local {
+    let is_asked_from_outside = list.faces.iter().any(|face| face.kind != AddressKind::ClusterIp);
+    let both_local = external_local(service) && service.internal_traffic_policy == TrafficPolicy::Local;
+    if config.capture.binds() && both_local && is_asked_from_outside {
         list.add_insiders(service);
     }
-    (list.faces, list.refused)
+    list
+}
+
+fn ingress_field(ingress: &LoadBalancerIngress) -> String {
+    format!("status.loadBalancer.ingress[{}].ip", ingress.position)
 }
 
 /// A port number that the service does not have in this port's protocol: from the last one down, one for each port.
@@ -247,31 +262,36 @@ pub(crate) fn insiders_port(service: &Service, port: usize) -> Option<u16> {
     (1..=u16::MAX).rev().filter(|number| !has(*number)).nth(port)
 }
 
-/// Addresses at which no service can answer and no endpoint can be (the API's own validation of `externalIPs` and of
-/// EndpointSlices says the same).
-pub(crate) fn unusable(address: IpAddr) -> Option<&'static str> {
-    let link_local = match address {
-        IpAddr::V4(ip) => ip.is_link_local(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
+/// Addresses to or from which this node forwards no connection. The API has none of them among its cluster IPs, and lets
+/// them all pass in a load balancer's status.
+pub(crate) fn unservable(address: IpAddr) -> Option<&'static str> {
+    // Loopback: IPVS stops what comes from such an address and leaves the node (net/netfilter/ipvs/ip_vs_xmit.c,
+    // crosses_local_route_boundary), and it is the host's own daemons' in any mode.
+    let broadcast = matches!(address, IpAddr::V4(ip) if ip.is_broadcast());
+    // Looked for on the interface that it came in by alone (net/ipv6/route.c, rt6_need_strict).
+    let of_a_link = matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
     [
         (address.is_unspecified(), "is the unspecified address"),
         (address.is_loopback(), "is a loopback address"),
         (address.is_multicast(), "is a multicast address"),
-        (link_local, "is a link-local address"),
+        (broadcast, "is the broadcast address"),
+        (
+            of_a_link,
+            "is a link-local address of IPv6, which is reached on one link alone",
+        ),
     ]
     .into_iter()
     .find_map(|(is, why)| is.then_some(why))
 }
 
-#[derive(Default)]
-struct List {
-    faces: Vec<Face>,
-    refused: Vec<Refused>,
-    seen: FxHashSet<FrontendKey>,
+/// Addresses that the API forbids as an endpoint's and as an external IP (`ValidateEndpointIP`), besides those that nothing
+/// can be done with.
+pub(crate) fn forbidden(address: IpAddr) -> Option<&'static str> {
+    let link_local = matches!(address, IpAddr::V4(ip) if ip.is_link_local());
+    unservable(address).or(link_local.then_some("is a link-local address"))
 }
 
-impl List {
+impl Faces {
     fn add_external(
         &mut self,
         service: &Service,
@@ -281,13 +301,17 @@ impl List {
         config: &Config,
         nodes: &Nodes,
     ) {
-        if let Some(why) = unusable(ip) {
+        if let Some(why) = unservable(ip) {
             self.refuse(field, format!("{ip} {why}"));
         } else if !config.capture.binds() || nodes.has_interface(ip) {
             self.add_ports(service, ip, kind, &field);
         } else if let Some(node) = nodes.others.get(&ip).and_then(|nodes| nodes.first()) {
-            // T18: binding it would cut this node off from that one.
-            self.refuse(field, format!("{ip} is an address of node {node}"));
+            // T18: binding it would cut this node off from that one. Balancers that run on the nodes report all of these
+            // in the status; who writes one into the spec is told.
+            match kind {
+                AddressKind::LoadBalancer => self.elsewhere += 1,
+                _ => self.refuse(field, format!("{ip} is an address of node {node}")),
+            }
         } else if nodes.others_complete {
             self.add_ports(service, ip, kind, &field);
         }
@@ -344,6 +368,22 @@ impl List {
             let (field, port) = (format!("spec.ports[{}]", face.position), first.position);
             let reason = format!("{} is taken by spec.ports[{port}] of this service", face.key);
             self.refuse(field, reason);
+        }
+    }
+
+    /// T15: where a load-balancer address is this node's, and the number of the port that of its NodePort, the place that has
+    /// source ranges stands.
+    fn prefer_restricted(&mut self, service: &Service, nodes: &Nodes) {
+        for face in &mut self.faces {
+            let is_at = |ingress: &&LoadBalancerIngress| {
+                let port = service.ports.get(face.port).map(|port| port.port);
+                ingress.ip == face.key.address && ingress.mode == IpMode::Vip && port == Some(face.key.port)
+            };
+            let is_own = face.kind == AddressKind::NodePort && nodes.has_interface(face.key.address);
+            if let Some(ingress) = service.load_balancer_ingress.iter().find(is_at).filter(|_| is_own) {
+                face.kind = AddressKind::LoadBalancer;
+                face.field = ingress_field(ingress);
+            }
         }
     }
 

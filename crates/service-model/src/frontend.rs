@@ -119,7 +119,7 @@ pub enum Masquerade {
 /// `spec.loadBalancerSourceRanges` (T15).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceRanges {
-    /// The ranges, disjoint and sorted, never empty.
+    /// The ranges, disjoint and sorted. Empty = nobody may connect: none of them could be read.
     pub ranges: Vec<IpNet>,
     /// One of this node's addresses is in a range: the node itself may connect.
     pub admits_node: bool,
@@ -130,8 +130,8 @@ pub struct SourceRanges {
 pub struct HealthCheck {
     /// The port to answer on.
     pub port: u16,
-    /// Distinct addresses of local ready endpoints, over all ports: what is told who asks by IPv4. `None` = the service has
-    /// no cluster IP of this family, and nobody listens.
+    /// Distinct addresses of local ready endpoints, over all ports of the service: what is told who asks by IPv4. `None` =
+    /// the service has no cluster IP of this family, and nobody listens.
     pub v4: Option<usize>,
     /// The same of IPv6.
     pub v6: Option<usize>,
@@ -162,6 +162,8 @@ pub struct Program {
     pub drain_timeout: Option<Duration>,
     /// Health-check node port.
     pub health_check: Option<HealthCheck>,
+    /// Load-balancer addresses that are other nodes' own, where these answer (T18).
+    pub elsewhere: usize,
 }
 
 impl fmt::Display for Protocol {

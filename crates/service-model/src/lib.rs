@@ -3,8 +3,9 @@
 //!
 //! Reading order: [`object`] and [`event`] (what comes in), [`frontend`] (what goes out), [`cluster`] (the state
 //! between), [`arrival`] (what is told of it), `face` (a service's addresses), `claim` (conflicts), `endpoint_cache` and `policy` (its endpoints),
-//! `program` (all of it together), `rotation`, `unreadable` (what could not come in).
+//! `program` (all of it together), `rotation`, `unreadable` (what could not come in). `address` and `duration` read texts.
 
+mod address;
 pub mod arrival;
 mod claim;
 pub mod cluster;
@@ -23,6 +24,7 @@ mod rotation;
 pub mod scheduler;
 mod unreadable;
 
+pub use address::{parse_cidr, parse_ip};
 pub use arrival::{Arrivals, Pending};
 pub use cluster::Cluster;
 pub use config::{Capture, Config, DetectLocal, NodePortAddresses};

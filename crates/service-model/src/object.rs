@@ -2,7 +2,7 @@
 //!
 //! They are transcriptions. Whoever fills them (the crate `api-watch`) parses text into types and puts
 //! the API's documented default where a field is absent; what the fields *mean* is decided in this crate.
-//! A field whose text cannot be parsed is left out and named in `invalid`.
+//! A field whose text cannot be parsed is named in `invalid`, and left out where nothing is opened by that.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -73,7 +73,7 @@ pub enum IpMode {
     Proxy,
 }
 
-/// A field of an object that could not be read; it was left out.
+/// A field of an object that could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidField {
     /// Path in the object, such as `spec.ports[1].port`.
@@ -106,8 +106,9 @@ pub struct Service {
     pub external_ips: Vec<ExternalIp>,
     /// `status.loadBalancer.ingress[]` that carry an IP.
     pub load_balancer_ingress: Vec<LoadBalancerIngress>,
-    /// `spec.loadBalancerSourceRanges`, host bits cleared.
-    pub source_ranges: Vec<IpNet>,
+    /// `spec.loadBalancerSourceRanges`, host bits cleared. `None` = one that cannot be read: it admits nobody, and still
+    /// restricts (T15).
+    pub source_ranges: Vec<Option<IpNet>>,
     /// `spec.sessionAffinity: ClientIP` with its timeout in seconds (API default 10800); `None` without affinity.
     pub affinity: Option<u32>,
     /// `spec.externalTrafficPolicy`.

@@ -22,7 +22,7 @@ pub(crate) struct Candidate {
 }
 
 /// Topology hints of one kind, seen from this node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Hints {
     /// There are none.
     #[default]

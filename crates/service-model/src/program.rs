@@ -9,12 +9,12 @@ use crate::claim::Claims;
 use crate::config::Config;
 use crate::endpoint_cache::{Slice, ZoneSets, candidates};
 use crate::event::Kind;
-use crate::face::{Face, Nodes, external_local, faces, family_of, insiders_port, is_programmable};
+use crate::face::{Face, Faces, Nodes, external_local, faces, family_of, insiders_port, is_programmable};
 use crate::frontend::{
     AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges,
 };
-use crate::object::{Family, Service, ServiceType, TrafficPolicy};
-use crate::policy::{Categories, categorize};
+use crate::object::{Family, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::policy::{Candidate, Categories, categorize};
 use crate::rotation::rotate;
 use crate::scheduler::Scheduler;
 
@@ -26,33 +26,49 @@ pub(crate) struct View<'a> {
     pub(crate) claims: &'a Claims,
 }
 
-pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> Program {
-    if !is_programmable(service) {
-        return Program::default();
+impl View<'_> {
+    fn candidates(&self, slices: &[Slice], family: Family, port: &ServicePort) -> Vec<Candidate> {
+        candidates(slices, family, &port.name, port.protocol, &self.nodes.zone, self.zones)
     }
+}
+
+pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> Program {
     let reject = |field: &str, reason: String| Rejection {
         kind: Kind::Service,
         object: service.name.clone(),
         field: field.into(),
         reason: reason.into(),
     };
+    let invalid = service
+        .invalid
+        .iter()
+        .map(|invalid| reject(&invalid.field, invalid.reason.to_string()));
+    if !is_programmable(service) {
+        // Without a cluster IP it is headless, but not where there is one that cannot be read.
+        let unread = |rejection: &Rejection| !service.other_proxy && rejection.field.starts_with("spec.clusterIP");
+        return Program {
+            rejections: invalid.filter(unread).collect(),
+            ..Program::default()
+        };
+    }
     let mut program = Program {
         drain_timeout: service.drain_timeout,
+        rejections: invalid.collect(),
         ..Program::default()
     };
-    program.rejections.extend(
-        service
-            .invalid
-            .iter()
-            .map(|invalid| reject(&invalid.field, invalid.reason.to_string())),
-    );
     program.rejections.extend(slices.iter().flat_map(Slice::rejections));
     let scheduler = scheduler(service, view.config).unwrap_or_else(|reason| {
         program.rejections.push(reject(SCHEDULER_FIELD, reason));
         view.config.scheduler
     });
 
-    let (faces, refused) = faces(service, view.config, view.nodes);
+    let Faces {
+        faces,
+        refused,
+        elsewhere,
+        ..
+    } = faces(service, view.config, view.nodes);
+    program.elsewhere = elsewhere;
     program
         .rejections
         .extend(refused.into_iter().map(|(field, reason)| reject(&field, reason)));
@@ -74,10 +90,9 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
         }
         let family = family_of(face.key.address);
         if let Some(port) = service.ports.get(face.port) {
-            let found = categories.entry((face.port, family)).or_insert_with(|| {
-                let zone = &view.nodes.zone;
-                categorize(&candidates(slices, family, &port.name, port.protocol, zone, view.zones))
-            });
+            let found = categories
+                .entry((face.port, family))
+                .or_insert_with(|| categorize(&view.candidates(slices, family, port)));
             if face.kind == AddressKind::Insiders && found.cluster.is_empty() {
                 continue;
             }
@@ -86,7 +101,7 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
                 .push(frontend(service, &face, &port.name, scheduler, found, view));
         }
     }
-    program.health_check = health_check(service, slices);
+    program.health_check = health_check(service, slices, view);
     program
 }
 
@@ -172,13 +187,19 @@ fn redirect(service: &Service, face: &Face, view: &View<'_>) -> Option<SocketAdd
     (holder.service == service.name && holder.kind == kind).then_some(SocketAddr::new(address, port))
 }
 
-/// T15: load-balancer addresses only. A family without a range of its own has none.
+/// T15: load-balancer addresses only. A family that no range is of is open, as in kube-proxy's modes (k/k#109575); one that
+/// cannot be read could be of either.
 fn source_ranges(service: &Service, kind: AddressKind, address: IpAddr, nodes: &Nodes) -> Option<SourceRanges> {
-    let ours = |range: &&IpNet| range.addr().is_ipv4() == address.is_ipv4();
-    let ranges: Vec<_> = service.source_ranges.iter().filter(ours).copied().collect();
-    if kind != AddressKind::LoadBalancer || ranges.is_empty() {
+    let is_ours = |range: &IpNet| range.addr().is_ipv4() == address.is_ipv4();
+    let mut ours = service
+        .source_ranges
+        .iter()
+        .filter(|range| range.as_ref().is_none_or(is_ours))
+        .peekable();
+    if kind != AddressKind::LoadBalancer || ours.peek().is_none() {
         return None;
     }
+    let ranges: Vec<_> = ours.flatten().copied().collect();
     // The kernel refuses overlapping elements; neighbors become one on the way.
     let ranges = IpNet::aggregate(&ranges);
     let admits_node = nodes
@@ -189,15 +210,22 @@ fn source_ranges(service: &Service, kind: AddressKind, address: IpAddr, nodes: &
     Some(SourceRanges { ranges, admits_node })
 }
 
-fn health_check(service: &Service, slices: &[Slice]) -> Option<HealthCheck> {
+/// What takes no traffic is not counted: an address needs a port that the service has, and the copy of it that counts
+/// must be ready.
+fn health_check(service: &Service, slices: &[Slice], view: &View<'_>) -> Option<HealthCheck> {
     let wanted = service.service_type == ServiceType::LoadBalancer
         && external_local(service)
         && service.health_check_node_port != 0;
     let count = |family| {
         let has = |ip: &IpAddr| family_of(*ip) == family;
         service.cluster_ips.iter().any(has).then(|| {
-            let local = slices.iter().flat_map(Slice::local_ready).filter(has);
-            local.collect::<FxHashSet<_>>().len()
+            let of_port = |port: &ServicePort| view.candidates(slices, family, port);
+            let all = service.ports.iter().flat_map(of_port);
+            let local = all.filter(|candidate| candidate.ready && candidate.local);
+            local
+                .map(|candidate| candidate.address.ip())
+                .collect::<FxHashSet<_>>()
+                .len()
         })
     };
     wanted.then(|| HealthCheck {

@@ -69,6 +69,38 @@ fn external_ip_equals_node_ip_refused() {
     assert_eq!(said.iter().filter(rejected).count(), 2, "{said:#?}");
 }
 
+/// cloudnativelabs/kube-router#694, k/k#109152, enhancements PR#5781 (T35): link-local cluster IPs and load-balancer addresses
+/// of IPv4 are served like any other.
+#[test]
+fn link_local_cluster_ip_and_lb_address_are_served() {
+    let mut scene = Scene::new();
+    let spec = json!({
+        "type": "LoadBalancer", "clusterIPs": ["169.254.64.1"], "load_balancer": ["169.254.100.5"],
+        "ports": [{"port": 80}],
+    });
+    scene.serve("web", spec, &["pod-b1"]);
+    for from in [Client::Other, Client::Outside] {
+        let via = if from == Client::Other {
+            "192.0.2.10"
+        } else {
+            "198.18.0.1"
+        };
+        let route = format!("ip route add 169.254.0.0/16 via {via}");
+        scene.of(from).sh(&route).unwrap();
+    }
+    scene.start();
+    let mut expect = Vec::new();
+    for client in CLIENTS {
+        expect.extend([
+            (client, "169.254.64.1:80", "pod-b1"),
+            (client, "169.254.100.5:80", "pod-b1"),
+        ]);
+    }
+    expect.push((Client::Pod, "169.254.64.1:81", REFUSED));
+    scene.check(&expect);
+    assert!(seen::routes(&scene.world.node).contains("169.254.64.1"));
+}
+
 /// k/k#114815 (T7): a load balancer's address on a NIC of the node. Its NodePorts, the service at the address, and the
 /// node's own programs there all work; nothing is bound a second time.
 #[test]

@@ -1,10 +1,9 @@
 //! Single fields: text and numbers → types; what cannot be read is named.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::IpNet;
 use serde::Deserialize;
-use service_model::{InvalidField, Protocol, TrafficPolicy};
+use service_model::{InvalidField, Protocol, TrafficPolicy, parse_ip};
 
 use super::metadata::{Text, text};
 
@@ -62,48 +61,22 @@ pub(super) fn number_in(invalid: &mut Vec<InvalidField>, field: &str, number: Op
     found
 }
 
+/// One that nobody knows restricts no less than the one that restricts (T1, T4).
 pub(super) fn traffic_policy(invalid: &mut Vec<InvalidField>, field: &str, given: Option<&str>) -> TrafficPolicy {
     match given.unwrap_or_default() {
         "" | "Cluster" => TrafficPolicy::Cluster,
         "Local" => TrafficPolicy::Local,
         other => {
-            refuse(invalid, field, format!("unknown policy {other:?}; Cluster is used"));
-            TrafficPolicy::Cluster
+            refuse(invalid, field, format!("unknown policy {other:?}; Local is used"));
+            TrafficPolicy::Local
         }
     }
 }
 
 pub(super) fn address(invalid: &mut Vec<InvalidField>, field: &str, given: &str) -> Option<IpAddr> {
-    let found = ip(given);
+    let found = parse_ip(given);
     if found.is_none() {
         refuse(invalid, field, format!("{given:?} is not an IP address"));
     }
     found
-}
-
-/// An address as old API servers accepted it: octets with leading zeros are decimal, and an IPv4-mapped IPv6 address is
-/// the IPv4 one (API: "legacy" IP validation).
-pub(super) fn ip(given: &str) -> Option<IpAddr> {
-    given
-        .parse()
-        .ok()
-        .or_else(|| legacy_ipv4(given).map(IpAddr::V4))
-        .map(|ip: IpAddr| ip.to_canonical())
-}
-
-pub(super) fn legacy_ipv4(given: &str) -> Option<Ipv4Addr> {
-    let mut octets = given.split('.').map(|octet| {
-        let digits = octet.bytes().all(|byte| byte.is_ascii_digit());
-        octet.parse::<u8>().ok().filter(|_| digits)
-    });
-    let found = [octets.next()??, octets.next()??, octets.next()??, octets.next()??];
-    octets.next().is_none().then(|| found.into())
-}
-
-/// A CIDR, host bits cleared.
-pub(super) fn cidr(given: &str) -> Option<IpNet> {
-    let (address, length) = given.split_once('/')?;
-    let plain = length.bytes().all(|byte| byte.is_ascii_digit());
-    let net = IpNet::new(ip(address)?, length.parse().ok().filter(|_| plain)?).ok()?;
-    Some(net.trunc())
 }

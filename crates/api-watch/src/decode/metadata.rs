@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use service_model::{Kind, ObjectName};
 
 /// A string that borrows from the text where it has no escapes.
@@ -31,10 +31,14 @@ pub(super) struct Metadata<'a> {
 
 #[derive(Default, Deserialize)]
 pub(super) struct Labels<'a> {
-    #[serde(rename = "service.kubernetes.io/service-proxy-name")]
-    pub(super) other_proxy: Option<IgnoredAny>,
-    #[serde(rename = "service.kubernetes.io/headless")]
-    pub(super) headless: Option<IgnoredAny>,
+    #[serde(
+        default,
+        deserialize_with = "is_there",
+        rename = "service.kubernetes.io/service-proxy-name"
+    )]
+    pub(super) other_proxy: bool,
+    #[serde(default, deserialize_with = "is_there", rename = "service.kubernetes.io/headless")]
+    pub(super) headless: bool,
     #[serde(borrow, rename = "kubernetes.io/service-name")]
     pub(super) service: Option<Text<'a>>,
     #[serde(borrow, rename = "topology.kubernetes.io/zone")]
@@ -67,6 +71,11 @@ impl Metadata<'_> {
     pub(super) fn version(&self) -> String {
         text(&self.resource_version).unwrap_or_default().to_owned()
     }
+}
+
+/// A label counts by its name, whatever its value; that of YAML's `label:` is null, which the API reads as empty.
+fn is_there<'a, D: Deserializer<'a>>(from: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(from).map(|_| true)
 }
 
 pub(super) fn text<'a>(text: &'a Option<Text<'_>>) -> Option<&'a str> {

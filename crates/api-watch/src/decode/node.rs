@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use service_model::{Node, ObjectName};
+use service_model::{Node, ObjectName, parse_cidr, parse_ip};
 
-use super::field::{cidr, ip};
 use super::metadata::{Metadata, Text, text};
 
 #[derive(Deserialize)]
@@ -57,7 +56,7 @@ pub(super) fn node(name: ObjectName, doc: NodeDoc<'_>) -> Node {
         listed
             .iter()
             .filter(move |address| address.kind == kind)
-            .filter_map(|address| ip(&address.address))
+            .filter_map(|address| parse_ip(&address.address))
     };
     let cidrs: Vec<_> = spec.pod_cidrs.iter().flatten().map(|cidr| &*cidr.0).collect();
     let cidrs = if cidrs.is_empty() {
@@ -75,7 +74,7 @@ pub(super) fn node(name: ObjectName, doc: NodeDoc<'_>) -> Node {
             .unwrap_or_default()
             .into(),
         addresses: of_type("InternalIP").chain(of_type("ExternalIP")).collect(),
-        pod_cidrs: cidrs.into_iter().filter_map(cidr).collect(),
+        pod_cidrs: cidrs.into_iter().filter_map(parse_cidr).collect(),
         deleting: doc.metadata.deletion_timestamp.is_some(),
         taints: spec.taints.iter().flatten().map(|taint| (*taint.key).into()).collect(),
     }

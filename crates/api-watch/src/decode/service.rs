@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use serde::Deserialize;
 use service_model::{
-    ExternalIp, InvalidField, IpMode, LoadBalancerIngress, ObjectName, Service, ServicePort, ServiceType,
+    ExternalIp, InvalidField, IpMode, LoadBalancerIngress, ObjectName, Service, ServicePort, ServiceType, parse_cidr,
 };
 
-use super::field::{PortDoc, address, cidr, number_in, port_number, protocol, refuse, traffic_policy};
+use super::field::{PortDoc, address, number_in, port_number, protocol, refuse, traffic_policy};
 use super::metadata::{Metadata, Text, text};
 
 #[derive(Deserialize)]
@@ -93,7 +93,7 @@ pub(super) fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         .and_then(|time| time.parse::<Timestamp>().ok())
         .map_or(0, Timestamp::as_second);
     if let Some(labels) = &doc.metadata.labels {
-        service.other_proxy = labels.other_proxy.is_some();
+        service.other_proxy = labels.other_proxy;
     }
     service.scheduler = doc
         .metadata
@@ -155,7 +155,12 @@ pub(super) fn service(name: ObjectName, doc: ServiceDoc<'_>) -> Service {
         })
         .collect();
     service.source_ranges = source_ranges(&spec, invalid);
-    if text(&spec.session_affinity) == Some("ClientIP") {
+    let affinity = text(&spec.session_affinity).unwrap_or_default();
+    if !["", "None", "ClientIP"].contains(&affinity) {
+        let reason = format!("unknown affinity {affinity:?}; None is used");
+        refuse(invalid, "spec.sessionAffinity", reason);
+    }
+    if affinity == "ClientIP" {
         let seconds = spec
             .session_affinity_config
             .and_then(|config| config.client_ip)
@@ -222,17 +227,21 @@ fn cluster_ips(spec: &ServiceSpec<'_>, invalid: &mut Vec<InvalidField>) -> small
         .collect()
 }
 
-fn source_ranges(spec: &ServiceSpec<'_>, invalid: &mut Vec<InvalidField>) -> Vec<IpNet> {
-    let mut ranges = Vec::new();
-    for (number, range) in spec.load_balancer_source_ranges.iter().flatten().enumerate() {
+/// One that cannot be read keeps its place in the list, so that it opens nothing (T15).
+fn source_ranges(spec: &ServiceSpec<'_>, invalid: &mut Vec<InvalidField>) -> Vec<Option<IpNet>> {
+    let all = spec.load_balancer_source_ranges.iter().flatten().enumerate();
+    all.map(|(number, range)| {
         // The API allows blanks around them.
-        match cidr(range.0.trim()) {
-            Some(range) => ranges.push(range),
-            None => {
-                let field = format!("spec.loadBalancerSourceRanges[{number}]");
-                refuse(invalid, &field, format!("{:?} is not a CIDR", range.0));
-            }
+        let found = parse_cidr(range.0.trim());
+        if found.is_none() {
+            let field = format!("spec.loadBalancerSourceRanges[{number}]");
+            refuse(
+                invalid,
+                &field,
+                format!("{:?} is not a CIDR; it admits nobody", range.0),
+            );
         }
-    }
-    ranges
+        found
+    })
+    .collect()
 }

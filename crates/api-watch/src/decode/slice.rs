@@ -104,7 +104,7 @@ pub(super) fn slice(name: ObjectName, doc: SliceDoc<'_>) -> EndpointSlice {
     EndpointSlice {
         name,
         service: text(&labels.service).unwrap_or_default().into(),
-        headless_label: labels.headless.is_some(),
+        headless_label: labels.headless,
         family,
         ports,
         endpoints,

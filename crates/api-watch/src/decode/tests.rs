@@ -7,9 +7,9 @@ use std::net::IpAddr;
 
 use service_model::{
     EndpointSlice, ExternalIp, IpMode, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
+    parse_cidr, parse_ip,
 };
 
-use super::field::{cidr, ip};
 use super::*;
 
 fn service_of(doc: &Value) -> Service {
@@ -91,7 +91,7 @@ fn every_field_of_a_service() {
                 ingress(0, "198.51.100.1", IpMode::Vip),
                 ingress(1, "198.51.100.2", IpMode::Proxy)
             ],
-            source_ranges: vec!["192.0.2.0/24".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            source_ranges: vec!["192.0.2.0/24".parse().ok(), "fd00::/8".parse().ok()],
             affinity: Some(60),
             external_traffic_policy: TrafficPolicy::Local,
             internal_traffic_policy: TrafficPolicy::Local,
@@ -170,7 +170,14 @@ fn what_cannot_be_read_is_named() {
     );
     check(
         json!({"loadBalancerSourceRanges": ["1.2.3.4"]}),
-        &["spec.loadBalancerSourceRanges[0]: \"1.2.3.4\" is not a CIDR"],
+        &["spec.loadBalancerSourceRanges[0]: \"1.2.3.4\" is not a CIDR; it admits nobody"],
+    );
+    check(
+        json!({"loadBalancerSourceRanges": ["10.0.0.0/8", "", "::ffff:192.0.2.0/88"]}),
+        &[
+            "spec.loadBalancerSourceRanges[1]: \"\" is not a CIDR; it admits nobody",
+            "spec.loadBalancerSourceRanges[2]: \"::ffff:192.0.2.0/88\" is not a CIDR; it admits nobody",
+        ],
     );
     check(json!({"type": "Magic"}), &["spec.type: unknown type \"Magic\""]);
     check(
@@ -179,8 +186,75 @@ fn what_cannot_be_read_is_named() {
     );
     check(
         json!({"externalTrafficPolicy": "local"}),
-        &["spec.externalTrafficPolicy: unknown policy \"local\"; Cluster is used"],
+        &["spec.externalTrafficPolicy: unknown policy \"local\"; Local is used"],
     );
+    check(
+        json!({"internalTrafficPolicy": "PreferLocal"}),
+        &["spec.internalTrafficPolicy: unknown policy \"PreferLocal\"; Local is used"],
+    );
+    check(
+        json!({"sessionAffinity": "Cookie"}),
+        &["spec.sessionAffinity: unknown affinity \"Cookie\"; None is used"],
+    );
+    check(
+        json!({"healthCheckNodePort": 70000}),
+        &["spec.healthCheckNodePort: 70000 is not between 0 and 65535"],
+    );
+}
+
+/// T15, T1, T4: what the model gets of them restricts all the same.
+#[test]
+fn what_restricts_and_cannot_be_read_restricts() {
+    let service = service_of(&json!({"metadata": {"name": "a"}, "spec": {
+        "loadBalancerSourceRanges": ["192.0.2.7", " 010.0.0.0/8 ", "::ffff:192.0.2.0/120"],
+        "externalTrafficPolicy": "local", "internalTrafficPolicy": "Lokal",
+    }}));
+    let ranges = [None, "10.0.0.0/8".parse().ok(), "192.0.2.0/24".parse().ok()];
+    assert_eq!(service.source_ranges, ranges);
+    let policies = (service.external_traffic_policy, service.internal_traffic_policy);
+    assert_eq!(policies, (TrafficPolicy::Local, TrafficPolicy::Local));
+    let ingress = |mode: &str| {
+        let status = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1", "ipMode": mode}]}});
+        let service = service_of(&json!({"metadata": {"name": "a"}, "status": status}));
+        (service.load_balancer_ingress.len(), service.invalid.len())
+    };
+    assert_eq!((ingress("VIP"), ingress("vip")), ((1, 0), (0, 1)));
+}
+
+/// `label:` in YAML is null; the API reads it as an empty value, and the label is there (T24).
+#[test]
+fn a_label_is_there_whatever_its_value() {
+    for value in [json!(null), json!(""), json!("other")] {
+        let labels =
+            json!({"service.kubernetes.io/service-proxy-name": value, "service.kubernetes.io/headless": value});
+        let service = service_of(&json!({"metadata": {"name": "a", "labels": labels}}));
+        assert!(service.other_proxy && service.headless_label, "{value}");
+        let slice = slice_of(&json!({"metadata": {"name": "a", "labels": labels}, "addressType": "IPv4"}));
+        assert!(slice.other_proxy && slice.headless_label, "{value}");
+    }
+}
+
+/// A condition that is no truth value says nothing of who takes traffic: nothing is taken from such an object.
+#[test]
+fn conditions_and_hints_of_another_shape_are_an_error() {
+    let with = |endpoint: Value| {
+        let slice = json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": [endpoint]});
+        object(Kind::EndpointSlice, &slice).is_ok()
+    };
+    assert!(with(
+        json!({"addresses": ["10.1.0.1"], "conditions": {"ready": null}, "hints": null})
+    ));
+    for condition in ["ready", "serving", "terminating"] {
+        for value in [json!("false"), json!(0), json!([])] {
+            assert!(!with(
+                json!({"addresses": ["10.1.0.1"], "conditions": {condition: value}})
+            ));
+        }
+    }
+    assert!(!with(json!({"addresses": ["10.1.0.1"], "hints": {"forZones": ["a"]}})));
+    assert!(!with(
+        json!({"addresses": ["10.1.0.1"], "hints": {"forNodes": {"name": "a"}}})
+    ));
 }
 
 #[test]
@@ -272,7 +346,7 @@ proptest! {
             let mut from = serde_json::Deserializer::from_str(&text);
             let _ = object(kind, &mut from);
         }
-        let _ = (ip(&text), cidr(&text));
+        let _ = (parse_ip(&text), parse_cidr(&text));
     }
 
     #[test]

@@ -368,8 +368,19 @@ impl Port<'_> {
             rules.push(allow(Match::SourceLocal));
         }
         let end = self.comment("other traffic to ", " will be dropped by KUBE-PROXY-FIREWALL");
-        rules.push((vec![end], None));
+        rules.push((vec![end], self.is_also_a_node_port().then_some(Target::Accept)));
         rules
+    }
+
+    /// What is not let in at a load balancer's address must not come in by a NodePort of the same number: no more rules.
+    fn is_also_a_node_port(&self) -> bool {
+        let ports = |is: fn(&Frontend) -> bool| {
+            let all = self.external.iter().copied();
+            all.filter(move |frontend| is(frontend))
+                .map(|frontend| frontend.key.port)
+        };
+        ports(|frontend| frontend.kind == AddressKind::NodePort)
+            .any(|port| ports(|frontend| restricted(frontend).is_some()).any(|restricted| restricted == port))
     }
 
     fn policy_chain(

@@ -199,7 +199,7 @@ fn program(number: u8, spec: &Spec) -> Program {
         ports: ports.iter().cloned().collect(),
         load_balancer_ingress: ingress.to_vec(),
         source_ranges: if spec.ranges {
-            vec!["198.18.0.0/16".parse().unwrap()]
+            vec!["198.18.0.0/16".parse().ok(), None]
         } else {
             Vec::new()
         },

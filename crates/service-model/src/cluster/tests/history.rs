@@ -177,13 +177,14 @@ fn any_slice(number: u8, part: u8) -> impl Strategy<Value = EndpointSlice> {
     let endpoint = (
         1..5_u8,
         any::<bool>(),
-        0..4_u8,
+        0..5_u8,
         prop::option::weighted(0.85, prop::sample::select(vec!["a", "b"])),
     )
         .prop_map(|(last, local, state, zone)| Endpoint {
             ready: state < 2,
             serving: state < 3,
-            terminating: state >= 2,
+            // The last one is not ready, and stays.
+            terminating: state == 2 || state == 3,
             zone_hints: zone.into_iter().map(Into::into).collect(),
             ..endpoint(last, if local { "here" } else { "there" })
         });
@@ -246,6 +247,29 @@ proptest! {
         let keys: Vec<_> = kept.values().flat_map(|program| &program.frontends).map(|frontend| frontend.key).collect();
         let distinct: FxHashSet<_> = keys.iter().copied().collect();
         prop_assert_eq!(keys.len(), distinct.len());
+    }
+
+    /// Slices may be named in any way and hold their endpoints in any order.
+    #[test]
+    fn names_and_order_of_slices_do_not_matter(
+        service in any_service(1),
+        slices in prop::collection::vec(any_slice(1, 0), 1..4),
+        names in Just(vec![0_u8, 1, 2, 3]).prop_shuffle(),
+    ) {
+        let program = |names: &[u8], turn: bool| {
+            let mut cluster = cluster();
+            cluster.apply(Event::Service(Change::Applied(service.clone())));
+            for (slice, part) in slices.iter().zip(names) {
+                let mut endpoints = slice.endpoints.clone();
+                if turn {
+                    endpoints.reverse();
+                }
+                let renamed = EndpointSlice { endpoints, name: ObjectName::new("d", &format!("s1-{part}")), ..slice.clone() };
+                cluster.apply(Event::EndpointSlice(Change::Applied(renamed)));
+            }
+            cluster.program(&name(1))
+        };
+        prop_assert_eq!(program(&[0, 1, 2, 3], false), program(&names, true));
     }
 
     /// An object that is sent again touches nothing.
