@@ -389,6 +389,7 @@ impl<P: Plane> Sync<P> {
             self.plane.want(service, &program);
             self.telemetry.programmed(service, &program);
             self.voice.rejections(service, &program.rejections);
+            self.voice.elsewhere(service, program.elsewhere);
         }
         let done = self.write(now);
         self.telemetry

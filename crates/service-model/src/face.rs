@@ -262,8 +262,8 @@ pub(crate) fn insiders_port(service: &Service, port: usize) -> Option<u16> {
     (1..=u16::MAX).rev().filter(|number| !has(*number)).nth(port)
 }
 
-/// Addresses to or from which this node forwards no connection. The API has none of them among its cluster IPs, and lets
-/// them all pass in a load balancer's status.
+/// Addresses at which no connection comes to an endpoint, nor at one of them as an endpoint, whatever is written (measured,
+/// Linux 7.2). The API lets them pass as cluster IPs and in a load balancer's status.
 pub(crate) fn unservable(address: IpAddr) -> Option<&'static str> {
     // Loopback: IPVS stops what comes from such an address and leaves the node (net/netfilter/ipvs/ip_vs_xmit.c,
     // crosses_local_route_boundary), and it is the host's own daemons' in any mode.

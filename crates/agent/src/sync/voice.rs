@@ -5,7 +5,7 @@ use std::time::Duration;
 use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
 use dataplane::{Drift, ObjectKind, Phase, Plane, Survey};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::{Kind, ObjectName, Rejection};
 use tracing::{debug, info, warn};
 
@@ -19,6 +19,10 @@ pub(super) struct Voice {
     rejected: usize,
     /// Objects that cannot be read.
     unreadable: Vec<Rejection>,
+    /// Services with load-balancer addresses that are other nodes' own (T18).
+    elsewhere: FxHashSet<ObjectName>,
+    /// Such services and addresses that nothing was said of yet.
+    unsaid: (usize, usize),
 }
 
 impl Voice {
@@ -29,6 +33,8 @@ impl Voice {
             rejections: FxHashMap::default(),
             rejected: 0,
             unreadable: Vec::new(),
+            elsewhere: FxHashSet::default(),
+            unsaid: (0, 0),
         }
     }
 
@@ -67,7 +73,7 @@ impl Voice {
     }
 
     /// A commit of so many services was made.
-    pub(super) fn commit(&self, plane: &impl Plane, services: usize, report: &Report, took: Duration) {
+    pub(super) fn commit(&mut self, plane: &impl Plane, services: usize, report: &Report, took: Duration) {
         if !report.is_empty() {
             let count = |phase| {
                 let of_phase = report.done.iter().filter(|(p, _)| *p == phase);
@@ -89,6 +95,13 @@ impl Voice {
                 refused = report.refused.len(),
                 microseconds = took.as_micros(),
                 "commit"
+            );
+        }
+        let (services, addresses) = std::mem::take(&mut self.unsaid);
+        if services > 0 {
+            info!(
+                services,
+                addresses, "load-balancer addresses of other nodes are left to these"
             );
         }
         self.refused(plane, report);
@@ -162,6 +175,17 @@ impl Voice {
         self.warn_about(about, name, "CannotProgram", "Compute", note);
     }
 
+    /// Where load balancers run on the nodes, every service's status has the addresses of all of them (k3s-io/k3s#2804): one
+    /// line for all services that have such addresses now and had none before, and no event.
+    pub(super) fn elsewhere(&mut self, service: &ObjectName, addresses: usize) {
+        if addresses == 0 {
+            self.elsewhere.remove(service);
+        } else if self.elsewhere.insert(service.clone()) {
+            self.unsaid.0 += 1;
+            self.unsaid.1 += addresses;
+        }
+    }
+
     /// Rejections that stand.
     pub(super) fn rejected(&self) -> usize {
         self.rejected + self.unreadable.len()
@@ -176,5 +200,28 @@ impl Voice {
             action,
             note,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// k3s-io/k3s#2804: said once for a service, however its addresses change, and for all services of a commit together.
+    #[test]
+    fn t18_addresses_of_other_nodes_are_said_once() {
+        let mut voice = Voice::new(EventSink::null(), "n1");
+        let name = |number: usize| ObjectName::new("d", &format!("s{number}"));
+        let mut said = |of: &[(usize, usize)]| {
+            for (number, addresses) in of {
+                voice.elsewhere(&name(*number), *addresses);
+            }
+            std::mem::take(&mut voice.unsaid)
+        };
+        assert_eq!(said(&[(1, 2), (2, 3), (3, 0)]), (2, 5));
+        // A node came, one went; nothing at all.
+        assert_eq!(said(&[(1, 3), (2, 2), (3, 0)]), (0, 0));
+        assert_eq!(said(&[(1, 0)]), (0, 0));
+        assert_eq!(said(&[(1, 1), (3, 1)]), (2, 2));
     }
 }
