@@ -366,22 +366,26 @@ proptest! {
 /// The property above would hold where nobody is ever let in.
 #[test]
 fn what_can_be_read_admits_and_keeps_out() {
-    let with = |ranges: &[usize]| {
+    let check = |on_node: bool, ranges: &[usize], expect: usize| {
         let all = Restrictions {
             ranges: ranges.iter().map(|number| Pick::Read(*number)).collect(),
             external: Pick::Read(0),
             internal: Pick::Read(0),
             mode: Pick::Read(0),
             service_type: Pick::Read(2),
-            on_node: false,
+            on_node,
             nodes: vec!["there"],
         };
-        [by_ipvs(&all).len(), by_iptables(&all).len()]
+        let found = [by_ipvs(&all).len(), by_iptables(&all).len()];
+        assert_eq!(found, [expect; 2], "{on_node} {ranges:?}");
     };
     // Five clients of IPv4 and two of IPv6, four places each.
-    assert_eq!(with(&[]), [28, 28]);
+    check(false, &[], 28);
     // Three of the five are outside at one place; of IPv6 there is no range.
-    assert_eq!(with(&[0]), [25, 25]);
-    assert_eq!(with(&[0, 1]), [24, 24]);
-    assert_eq!(with(&[4, 5]), [28, 28]);
+    check(false, &[0], 25);
+    check(false, &[0, 1], 24);
+    check(false, &[4, 5], 28);
+    // One place of each family.
+    check(true, &[], 7);
+    check(true, &[0], 4);
 }

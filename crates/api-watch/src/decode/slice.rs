@@ -123,7 +123,7 @@ fn endpoint(address: IpAddr, doc: EndpointDoc<'_>) -> Endpoint {
     let conditions = doc.conditions.unwrap_or_default();
     let hints = doc.hints.unwrap_or_default();
     let names = |hints: &Option<Vec<Hint<'_>>>| hints.iter().flatten().map(|hint| (*hint.name).into()).collect();
-    // API: a nil `ready` is "interpreted as true", a nil `serving` follows `ready`'s reading, a nil `terminating` is false.
+    // API: nil is to be interpreted as true of `ready` and of `serving`, as false of `terminating`.
     Endpoint {
         address,
         node_name: text(&doc.node_name).map(Into::into),
