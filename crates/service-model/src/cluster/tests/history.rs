@@ -259,6 +259,8 @@ proptest! {
         let program = |names: &[u8], turn: bool| {
             let mut cluster = cluster();
             cluster.apply(Event::Service(Change::Applied(service.clone())));
+            // Hints are for this node, for others, or missing.
+            cluster.apply(Event::Node(Change::Applied(node("here", "a", &[]))));
             for (slice, part) in slices.iter().zip(names) {
                 let mut endpoints = slice.endpoints.clone();
                 if turn {
