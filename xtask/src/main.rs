@@ -7,6 +7,7 @@
 mod bench;
 mod cargo;
 mod ci;
+mod conformance;
 mod crash;
 mod demo;
 mod e2e;
@@ -74,6 +75,13 @@ enum Task {
         #[command(flatten)]
         kernel: KernelArgs,
     },
+    /// Run upstream's own tests of Services on a cluster made here, with kube-ipvs and with every mode of kube-proxy.
+    Conformance {
+        #[command(flatten)]
+        args: conformance::Args,
+        #[command(flatten)]
+        kernel: KernelArgs,
+    },
     /// Make container images, as OCI archives, without a container engine.
     Image(image::Args),
     /// Format, lints, documentation.
@@ -103,6 +111,12 @@ enum Task {
         #[arg(long)]
         control_plane: Option<PathBuf>,
     },
+    /// The part of `conformance` inside its namespaces: one cluster, with one proxy.
+    #[command(hide = true)]
+    ConformanceLab { order: PathBuf },
+    /// The part of `conformance` inside a node.
+    #[command(hide = true)]
+    ConformanceNode { settings: PathBuf },
 }
 
 #[derive(clap::Args)]
@@ -134,6 +148,12 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Matrix { args, kernel } => matrix::run(&args, kernel.kernel),
         Task::Crash { args, kernel } => crash::run(&args, kernel.kernel),
         Task::E2e { args, kernel } => e2e::run(&args, kernel.kernel),
+        Task::Conformance { args, kernel } => conformance::run(&args, kernel.kernel),
+        Task::ConformanceLab { order } => conformance::lab::run(&order),
+        Task::ConformanceNode { settings } => {
+            testbed::cluster::lab::run_guest(&settings)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Image(args) => image::run(&args),
         Task::Ci => ci::run(),
         Task::Bench { args, kernel } => bench::run(&args, kernel.kernel),

@@ -23,6 +23,18 @@ const HELM: &str = "helm.sh/helm/v3/cmd/helm@v3.19.4";
 /// # Errors
 /// There is no Go that is new enough and none can be installed; or the build fails.
 pub fn build(workspace: &Path, name: &str, package: &str) -> Result<PathBuf> {
+    compile(workspace, name, package, &["build"])
+}
+
+/// The same of a package's tests, as a program.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_tests(workspace: &Path, name: &str, package: &str) -> Result<PathBuf> {
+    compile(workspace, name, package, &["test", "-c"])
+}
+
+fn compile(workspace: &Path, name: &str, package: &str, how: &[&str]) -> Result<PathBuf> {
     prepare()?;
     let folder = folder(workspace)?;
     let program = folder.join(name);
@@ -36,14 +48,8 @@ pub fn build(workspace: &Path, name: &str, package: &str) -> Result<PathBuf> {
     let mut command = Command::new("go");
     command
         .current_dir(&module)
-        .args([
-            "build",
-            "-v",
-            "-trimpath",
-            "-ldflags",
-            &linker_flags(version.trim())?,
-            "-o",
-        ])
+        .args(how)
+        .args(["-v", "-trimpath", "-ldflags", &linker_flags(version.trim())?, "-o"])
         .arg(&program)
         .arg(package);
     run(command)?;

@@ -70,6 +70,8 @@ pub struct Job {
     pub environment: Vec<(String, String)>,
     /// Modules that its kernel is to lack, by name.
     pub withheld: Vec<String>,
+    /// An interface of this namespace, up, whose other end the guest has as `vec0`. `None` = no network to the outside.
+    pub link: Option<String>,
     /// MiB of memory of the guest.
     pub memory: u32,
     /// After this the guest is ended.
@@ -84,6 +86,7 @@ impl Job {
             directory,
             environment: Vec::new(),
             withheld: Vec::new(),
+            link: None,
             memory: 3072,
             limit: Duration::from_secs(1800),
         }
@@ -159,6 +162,7 @@ impl Provider {
     pub fn run(&self, job: &Job) -> Result<i32> {
         match self {
             Self::Native | Self::Uml(_) if !job.withheld.is_empty() => bail!("modules are withheld by qemu alone"),
+            Self::Native | Self::Qemu(_) if job.link.is_some() => bail!("a guest of uml alone has a link"),
             Self::Native => native::run(job),
             Self::Uml(kernel) => uml::run(kernel, job),
             Self::Qemu(image) => qemu::run(image, job),

@@ -2,16 +2,12 @@
 //! client's network outside. Made for a guest of the test kernel, whose only job it is: it mounts over the system's
 //! folders.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use anyhow::{Context, Result};
 
-use super::runtime::Runtime;
+use super::node::{Node, NodeSettings, wait_for};
 use super::{Cluster, machine};
 use crate::control_plane::ControlPlane;
 use crate::netns::Netns;
@@ -29,7 +25,8 @@ pub const PACKAGES: &[(&str, &str)] = &[
 pub const NODE: &str = "node-a";
 const ADDRESS: &str = "192.0.2.10";
 const OUTSIDE: &str = "192.0.2.1";
-const READY: Duration = Duration::from_secs(240);
+/// The pods of the node.
+const PODS: &str = "10.244.0.0/24";
 
 /// The programs that it is made of.
 #[derive(Clone, Debug)]
@@ -43,10 +40,8 @@ pub struct Programs {
 /// The cluster. Its processes are killed when this is dropped; containers go with the guest.
 pub struct InKernel {
     plane: ControlPlane,
-    runtime: Runtime,
+    node: Node,
     outside: Netns,
-    children: Vec<Child>,
-    folder: PathBuf,
 }
 
 impl InKernel {
@@ -57,54 +52,31 @@ impl InKernel {
     pub fn start(programs: &Programs, images: &[&Path], folder: &Path) -> Result<Self> {
         machine::prepare()?;
         let outside = connect()?;
-        let runtime = Runtime::configure(folder)?;
-        let mut children = vec![runtime.command()?.spawn().context("start containerd")?];
+        let mut node = Node::start(NodeSettings {
+            name: NODE.to_owned(),
+            addresses: vec![ADDRESS.to_owned()],
+            pods: vec![PODS.to_owned()],
+            dns: None,
+            program: programs.node.clone(),
+            folder: folder.to_owned(),
+            logs: folder.to_owned(),
+        })?;
         let here = Netns::current()?;
         let plane = ControlPlane::start_for_nodes(&programs.control_plane, &here, ADDRESS, folder)?;
-        wait_for("containerd", || Ok(runtime.socket().exists()))?;
-        for image in images {
-            runtime.import(image)?;
-        }
-        let kubeconfig = plane.kubeconfig.to_string_lossy().into_owned();
-        let mut child = |words: &[&str]| -> Result<()> {
-            children.push(start(&programs.node, folder, words)?);
-            Ok(())
-        };
-        child(&["kube-scheduler", "--kubeconfig", &kubeconfig, "--leader-elect=false"])?;
-        let configuration = folder.join("kubelet.yaml");
-        fs::write(&configuration, kubelet(folder, &runtime))?;
-        let at = |name: &str| folder.join(name).to_string_lossy().into_owned();
-        child(&[
-            "kubelet",
-            &format!("--config={}", configuration.display()),
-            &format!("--kubeconfig={kubeconfig}"),
-            &format!("--hostname-override={NODE}"),
-            &format!("--node-ip={ADDRESS}"),
-            &format!("--root-dir={}", at("kubelet")),
-            &format!("--cert-dir={}", at("kubelet-certificates")),
-        ])?;
-        let cluster = Self {
-            plane,
-            runtime,
-            outside,
-            children,
-            folder: folder.to_owned(),
-        };
+        node.import(images)?;
+        let mut scheduler = Command::new(&programs.node);
+        scheduler
+            .args(["kube-scheduler", "--leader-elect=false", "--kubeconfig"])
+            .arg(&plane.kubeconfig);
+        node.child("kube-scheduler", scheduler)?;
+        node.join(&plane.kubeconfig)?;
+        let cluster = Self { plane, node, outside };
         let ready = "jsonpath={.items[*].status.conditions[?(@.type=='Ready')].status}";
         wait_for("the node", || {
             Ok(cluster.kubectl(&["get", "nodes", "-o", ready])? == "True")
         })
-        .with_context(|| format!("the kubelet said:\n{}", cluster.log_end("kubelet")))?;
+        .with_context(|| format!("the kubelet said:\n{}", cluster.node.log_end("kubelet")))?;
         Ok(cluster)
-    }
-
-    fn log_end(&self, name: &str) -> String {
-        let text = fs::read_to_string(self.folder.join(format!("{name}.log"))).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines
-            .get(lines.len().saturating_sub(40)..)
-            .unwrap_or_default()
-            .join("\n")
     }
 
     /// The kubeconfig of the administrator.
@@ -119,20 +91,11 @@ impl Cluster for InKernel {
     }
 
     fn import(&self, archive: &Path) -> Result<()> {
-        self.runtime.import(archive)
+        self.node.import(&[archive])
     }
 
     fn outside(&self, words: &[&str]) -> Result<String> {
         self.outside.run(|| tool::run(words))
-    }
-}
-
-impl Drop for InKernel {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().rev() {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }
 
@@ -155,54 +118,4 @@ fn connect() -> Result<Netns> {
         outside.sh(&line)?;
     }
     Ok(outside)
-}
-
-fn start(program: &Path, folder: &Path, words: &[&str]) -> Result<Child> {
-    let name = words.first().copied().unwrap_or_default();
-    let log = fs::File::create(folder.join(format!("{name}.log")))?;
-    Command::new(program)
-        .args(words)
-        .current_dir(folder)
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .with_context(|| format!("start {name}"))
-}
-
-fn wait_for(what: &str, ready: impl Fn() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + READY;
-    while !ready().unwrap_or(false) {
-        ensure!(
-            Instant::now() < deadline,
-            "{what} is not ready after {} s",
-            READY.as_secs()
-        );
-        thread::sleep(Duration::from_millis(500));
-    }
-    Ok(())
-}
-
-/// KubeletConfiguration: no quality-of-service groups, no limits, nothing outside of the folder.
-fn kubelet(folder: &Path, runtime: &Runtime) -> String {
-    json!({
-        "apiVersion": "kubelet.config.k8s.io/v1beta1",
-        "kind": "KubeletConfiguration",
-        "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
-        "authorization": {"mode": "AlwaysAllow"},
-        "cgroupDriver": "cgroupfs",
-        "cgroupsPerQOS": false,
-        "containerRuntimeEndpoint": format!("unix://{}", runtime.socket().display()),
-        "enforceNodeAllocatable": [],
-        "evictionHard": {"memory.available": "1Mi"},
-        "failSwapOn": false,
-        "localStorageCapacityIsolation": false,
-        "podLogsDir": folder.join("pod-logs"),
-        "resolvConf": "",
-        "volumePluginDir": folder.join("volume-plugins"),
-        // What a test changes must not wait a minute for the next look.
-        "syncFrequency": "5s",
-        "configMapAndSecretChangeDetectionStrategy": "Watch",
-    })
-    .to_string()
 }

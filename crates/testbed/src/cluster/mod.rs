@@ -2,11 +2,14 @@
 //! with it is the same, so it is one trait; the node itself is looked at by a pod of the host's network.
 //!
 //! Reading order: `machine` (what the test kernel lacks of a machine), [`runtime`] (containerd and the pods' network),
-//! [`in_kernel`] (all of it together), [`kind`].
+//! [`node`] (these and the kubelet), [`in_kernel`] (one node and its control plane in one kernel), [`lab`] (nodes that are
+//! kernels of their own, the control plane beside them), [`kind`].
 
 pub mod in_kernel;
 pub mod kind;
+pub mod lab;
 pub(crate) mod machine;
+pub mod node;
 pub mod runtime;
 
 use std::path::Path;
@@ -15,6 +18,7 @@ use anyhow::Result;
 
 pub use in_kernel::InKernel;
 pub use kind::Kind;
+pub use lab::Lab;
 
 /// The range of pod addresses, in either.
 pub const POD_RANGE: &str = "10.244.0.0/16";

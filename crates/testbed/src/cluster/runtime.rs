@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::json;
@@ -13,8 +13,6 @@ use crate::tool;
 pub const PAUSE: &str = "kube-ipvs.test/pause:1";
 /// Where Debian has the network plugins.
 pub(crate) const PLUGINS: &str = "/usr/lib/cni";
-/// The pods of the node.
-const PODS: &str = "10.244.0.0/24";
 
 /// Files of a node's runtime.
 #[derive(Clone, Debug)]
@@ -23,14 +21,14 @@ pub(crate) struct Runtime {
 }
 
 impl Runtime {
-    /// Writes the configuration.
-    pub(crate) fn configure(folder: &Path) -> Result<Self> {
+    /// Writes the configuration. `pods` are the ranges of the pods' addresses, one of a family at most.
+    pub(crate) fn configure(folder: &Path, pods: &[String]) -> Result<Self> {
         let runtime = Self {
             folder: folder.to_owned(),
         };
         let networks = folder.join("networks");
         fs::create_dir_all(&networks)?;
-        fs::write(networks.join("10-bridge.conflist"), network(folder))?;
+        fs::write(networks.join("10-bridge.conflist"), network(folder, pods))?;
         fs::write(folder.join("containerd.toml"), runtime.configuration(&networks))?;
         Ok(runtime)
     }
@@ -40,16 +38,10 @@ impl Runtime {
     }
 
     /// What starts it.
-    pub(crate) fn command(&self) -> Result<Command> {
-        let log = fs::File::create(self.folder.join("containerd.log"))?;
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("containerd");
+        command.arg("--config").arg(self.folder.join("containerd.toml"));
         command
-            .arg("--config")
-            .arg(self.folder.join("containerd.toml"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        Ok(command)
     }
 
     /// Imports an archive for the kubelet to find.
@@ -95,23 +87,29 @@ SystemdCgroup = false
     }
 }
 
-/// A bridge with addresses of one range.
-fn network(folder: &Path) -> String {
+/// A bridge with addresses of these ranges, and host ports by iptables.
+fn network(folder: &Path, pods: &[String]) -> String {
+    let ranges: Vec<_> = pods.iter().map(|range| json!([{"subnet": range}])).collect();
+    let everywhere = |range: &String| if range.contains(':') { "::/0" } else { "0.0.0.0/0" };
+    let routes: Vec<_> = pods.iter().map(|range| json!({"dst": everywhere(range)})).collect();
     json!({
         "cniVersion": "0.4.0",
         "name": "pods",
-        "plugins": [{
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": true,
-            "hairpinMode": true,
-            "ipam": {
-                "type": "host-local",
-                "ranges": [[{"subnet": PODS}]],
-                "routes": [{"dst": "0.0.0.0/0"}],
-                "dataDir": folder.join("addresses"),
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": true,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local",
+                    "ranges": ranges,
+                    "routes": routes,
+                    "dataDir": folder.join("addresses"),
+                },
             },
-        }],
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ],
     })
     .to_string()
 }

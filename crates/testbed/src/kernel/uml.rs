@@ -45,6 +45,10 @@ pub(super) fn run(kernel: &Path, job: &Job) -> Result<i32> {
                 "/tmp"
             },
         );
+    if let Some(link) = &job.link {
+        // A tap device as transport ends the kernel when it comes up (7.2.13: no transmit queue to count).
+        carrier.arg(format!("vec0:transport=raw,ifname={link},depth=64,gro=1"));
+    }
     run.finish(carrier, job.limit, NOISE)
 }
 
