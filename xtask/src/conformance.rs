@@ -139,7 +139,16 @@ fn one(order: &Order, proxy: Proxy, folder: &Path, whole: bool) -> Result<Vec<Ve
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "KILL", "--"])
-        .args(["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--net", "--"])
+        .args([
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount",
+            "--mount-proc",
+            "--net",
+            "--",
+        ])
         .arg(std::env::current_exe().context("find this program")?)
         .arg("conformance-lab")
         .arg(&path)

@@ -34,6 +34,19 @@ pub fn build_tests(workspace: &Path, name: &str, package: &str) -> Result<PathBu
     compile(workspace, name, package, &["test", "-c"])
 }
 
+/// The folder with the sources of a package, of the module `tests/control-plane` or of one that it needs.
+///
+/// # Errors
+/// There is no Go, or no such package.
+pub fn directory(workspace: &Path, package: &str) -> Result<PathBuf> {
+    prepare()?;
+    let mut command = Command::new("go");
+    command
+        .current_dir(workspace.join("tests/control-plane"))
+        .args(["list", "-f", "{{.Dir}}", package]);
+    Ok(PathBuf::from(tool::output(command)?.trim()))
+}
+
 fn compile(workspace: &Path, name: &str, package: &str, how: &[&str]) -> Result<PathBuf> {
     prepare()?;
     let folder = folder(workspace)?;

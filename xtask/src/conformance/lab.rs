@@ -178,8 +178,13 @@ impl Run<'_> {
             };
             let number = self.started.fetch_add(1, Ordering::Relaxed);
             let verdict = self.suite.run(number, &test)?;
-            let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
-            println!("   {done:3}/{} {:4} s  {}", self.total, verdict.seconds, line(&verdict));
+            let done = self.done.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            let count = if done > self.total {
+                "again".to_owned()
+            } else {
+                format!("{done}/{}", self.total)
+            };
+            println!("   {count:>7} {:4} s  {}", verdict.seconds, line(&verdict));
             verdicts.lock().unwrap_or_else(PoisonError::into_inner).push(verdict);
         }
         Ok(())

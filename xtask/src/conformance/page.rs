@@ -27,7 +27,10 @@ pub(crate) fn written(page: &str, verdicts: &Verdicts, left_out: &[LeftOut]) -> 
 }
 
 fn counts(text: &mut String, verdicts: &Verdicts) -> Result<()> {
-    writeln!(text, "\n| proxy | passed | failed | skipped by themselves |\n|---|---|---|---|")?;
+    writeln!(
+        text,
+        "\n| proxy | passed | failed | skipped by themselves |\n|---|---|---|---|"
+    )?;
     for (proxy, verdicts) in verdicts {
         let count = |is: fn(&Outcome) -> bool| verdicts.iter().filter(|verdict| is(&verdict.outcome)).count();
         writeln!(
@@ -115,7 +118,11 @@ fn not_asked(text: &mut String, left_out: &[LeftOut]) -> Result<()> {
 }
 
 fn names_of(verdicts: &Verdicts) -> Vec<&str> {
-    let mut names: Vec<_> = verdicts.values().flatten().map(|verdict| verdict.test.as_str()).collect();
+    let mut names: Vec<_> = verdicts
+        .values()
+        .flatten()
+        .map(|verdict| verdict.test.as_str())
+        .collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -159,7 +166,10 @@ mod tests {
         let verdicts = Verdicts::from([
             (
                 Proxy::KubeIpvs,
-                vec![verdict("a", Outcome::Passed), verdict("b", Outcome::Skipped("one node".to_owned()))],
+                vec![
+                    verdict("a", Outcome::Passed),
+                    verdict("b", Outcome::Skipped("one node".to_owned())),
+                ],
             ),
             (
                 Proxy::KubeProxyIpvs,

@@ -22,7 +22,10 @@ const GRACE: Duration = Duration::from_secs(60);
 /// Tests that are not asked for: a part of the name, and why. The first that fits counts.
 const LEFT_OUT: &[(&str, &str)] = &[
     ("[sig-network] DNS", "about the name service, not the Service proxy"),
-    ("[Feature:PerformanceDNS]", "about the name service, not the Service proxy"),
+    (
+        "[Feature:PerformanceDNS]",
+        "about the name service, not the Service proxy",
+    ),
     ("[sig-network] Netpol", "NetworkPolicy is the network plugin's"),
     ("[sig-network] Ingress", "about objects of the API alone"),
     ("[sig-network] DefaultIngressClass", "about objects of the API alone"),
@@ -34,6 +37,10 @@ const LEFT_OUT: &[(&str, &str)] = &[
     (
         "[Feature:LocalhostNodePorts]",
         "NodePorts at the loopback address are of kube-proxy's iptables mode alone (T16)",
+    ),
+    (
+        "should be rejected for evicted pods",
+        "needs a kubelet that limits local storage, which it cannot on a tmpfs",
     ),
     (
         "[Feature:KubeProxyNFAcct]",
@@ -49,7 +56,7 @@ const SHORT: &[&str] = &[
     "Services should allow pods to hairpin back to themselves through services",
     "Services should fallback to local terminating endpoints when there are no ready endpoints with externalTrafficPolicy=Local",
     "Conntrack should be able to preserve UDP traffic when server pod cycles for a NodePort service",
-    "HostPort validates that there is no conflict",
+    "Networking Granular Checks: Services should function for service endpoints using hostNetwork",
 ];
 
 /// A test that is not asked for.
@@ -165,14 +172,18 @@ impl Suite {
             .arg(format!("-kubeconfig={}", self.kubeconfig.display()))
             .arg(format!("-kubectl-path={}", self.kubectl.display()))
             .arg(format!("-e2e-output-dir={}", self.scratch.display()))
-            .args(["-provider=skeleton", "-ginkgo.no-color", "-ginkgo.silence-skips"])
+            .args(["-provider=skeleton", "-ginkgo.no-color", "-ginkgo.v"])
             .arg(format!("-ginkgo.json-report={}", report.display()));
         command
     }
 }
 
 /// Of a list of tests those to run, in two parts: beside each other, and alone. The rest is named with its reason.
-pub(crate) fn choose(names: Vec<String>, short: bool, filter: Option<&str>) -> (Vec<String>, Vec<String>, Vec<LeftOut>) {
+pub(crate) fn choose(
+    names: Vec<String>,
+    short: bool,
+    filter: Option<&str>,
+) -> (Vec<String>, Vec<String>, Vec<LeftOut>) {
     let (mut together, mut alone, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
     for test in names {
         if let Some((_, why)) = LEFT_OUT.iter().find(|(part, _)| test.contains(part)) {
@@ -214,9 +225,9 @@ fn outcome(specs: &[Spec], test: &str) -> Outcome {
         message.unwrap_or_default().trim().to_owned()
     };
     let is_it = |spec: &&Spec| spec.leaf_node_type == "It" && spec.name() == test;
-    let around = specs.iter().find(|spec| {
-        spec.leaf_node_type != "It" && !["passed", "skipped", "pending"].contains(&spec.state.as_str())
-    });
+    let around = specs
+        .iter()
+        .find(|spec| spec.leaf_node_type != "It" && !["passed", "skipped", "pending"].contains(&spec.state.as_str()));
     if let Some(around) = around {
         return Outcome::Failed(format!("{}: {}", around.leaf_node_type, said(around)));
     }

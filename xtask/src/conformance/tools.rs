@@ -1,6 +1,6 @@
 //! The images that upstream's tests ask for, made here: upstream's agnhost over Debian's packages. No registry is needed.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +20,7 @@ const PACKAGES: &[&str] = &[
     "base-passwd",
     "bash",
     "bind9-dnsutils",
+    "conntrack",
     "coreutils",
     "curl",
     "dash",
@@ -43,8 +44,18 @@ const LINKS: &[(&str, &str)] = &[
     ("etc/passwd", "../usr/share/base-passwd/passwd.master"),
     ("etc/group", "../usr/share/base-passwd/group.master"),
 ];
-/// Images of upstream's tests that this one stands for, by their last name.
-const NAMES: &[&str] = &["agnhost", "busybox"];
+/// Images that upstream's tests ask for and that are made here, by their last name, each with its entry point.
+const NAMES: &[(&str, &[&str])] = &[
+    ("agnhost", &["/agnhost"]),
+    ("busybox", &["sh"]),
+    ("distroless-iptables", &["sh"]),
+    ("pause", &["sleep", "infinity"]),
+    (REGRESSION, &["/regression-issue-74839"]),
+];
+/// A server that sends what no connection expects.
+const REGRESSION: &str = "regression-issue-74839";
+/// Upstream's programs of these images, each a package of the module.
+const PROGRAMS: &str = "k8s.io/kubernetes/test/images";
 
 /// Makes the archive of all.
 ///
@@ -52,7 +63,9 @@ const NAMES: &[&str] = &["agnhost", "busybox"];
 /// A package cannot be had, or upstream's list of images has none of these.
 pub(crate) fn archive(tests: &Path, folder: &Path) -> Result<PathBuf> {
     let platform = Platform::here();
-    let agnhost = fs::read(go::build(&root(), "agnhost", "k8s.io/kubernetes/test/images/agnhost")?)?;
+    let program =
+        |name: &str| -> Result<Vec<u8>> { Ok(fs::read(go::build(&root(), name, &format!("{PROGRAMS}/{name}"))?)?) };
+    let porter = go::directory(&root(), &format!("{PROGRAMS}/agnhost/porter"))?;
     let mut files = Tree::default();
     debian::add(&mut files, PACKAGES, platform, &cache())?;
     for (name, target) in LINKS {
@@ -61,7 +74,12 @@ pub(crate) fn archive(tests: &Path, folder: &Path) -> Result<PathBuf> {
     files
         .folder("tmp", 0o1777)
         .folder("uploads", 0o755)
-        .file("agnhost", 0o755, agnhost);
+        .file("agnhost", 0o755, program("agnhost")?)
+        .file(REGRESSION, 0o755, program(REGRESSION)?);
+    // With these agnhost serves TLS.
+    for name in ["localhost.crt", "localhost.key"] {
+        files.file(name, 0o644, fs::read(porter.join(name))?);
+    }
     let layer = files.layer()?;
     let image = |name: &str, entrypoint: &[&str]| Image {
         name: name.to_owned(),
@@ -74,21 +92,23 @@ pub(crate) fn archive(tests: &Path, folder: &Path) -> Result<PathBuf> {
     let names = wanted(&list);
     ensure!(!names.is_empty(), "no image among those of {}", tests.display());
     let mut images = vec![image(PAUSE, &["sleep", "infinity"])];
-    for name in names {
-        let entrypoint = if name.contains("/agnhost:") { "/agnhost" } else { "sh" };
-        images.push(image(name, &[entrypoint]));
-    }
+    images.extend(names.into_iter().map(|(name, entrypoint)| image(name, entrypoint)));
     fs::create_dir_all(folder)?;
     let path = folder.join("conformance-tools.tar");
     archive::write(&images, &path)?;
     Ok(path)
 }
 
-/// Of upstream's images those that are made here.
-fn wanted(list: &str) -> BTreeSet<&str> {
-    let last = |image: &str| Some(image.rsplit_once('/')?.1.split_once(':')?.0.to_owned());
-    let ours = |image: &&str| last(image).is_some_and(|name| NAMES.contains(&name.as_str()));
-    list.lines().map(str::trim).filter(ours).collect()
+/// Of upstream's images those that are made here, with their entry points.
+fn wanted(list: &str) -> BTreeMap<&str, &'static [&'static str]> {
+    let entry = |image: &str| {
+        let last = image.rsplit_once('/')?.1.split_once(':')?.0;
+        NAMES.iter().find(|(name, _)| *name == last).map(|(_, entry)| *entry)
+    };
+    list.lines()
+        .map(str::trim)
+        .filter_map(|image| Some((image, entry(image)?)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -99,7 +119,10 @@ mod tests {
     fn images_are_told_by_their_last_name() {
         let list = "example.org/e2e/agnhost:2.66.1\nexample.org/e2e/busybox:1.37.0-2\nexample.org/e2e/nginx:1\n\
                     example.org/agnhost/other:1\nagnhost\n";
-        let wanted: Vec<_> = wanted(list).into_iter().collect();
-        assert_eq!(wanted, ["example.org/e2e/agnhost:2.66.1", "example.org/e2e/busybox:1.37.0-2"]);
+        let wanted: Vec<_> = wanted(list).into_keys().collect();
+        assert_eq!(
+            wanted,
+            ["example.org/e2e/agnhost:2.66.1", "example.org/e2e/busybox:1.37.0-2"]
+        );
     }
 }

@@ -47,7 +47,11 @@ pub(crate) fn outcome<'a>(verdicts: &'a Verdicts, proxy: Proxy, test: &str) -> O
 /// that it does not pass. One sentence each.
 pub(crate) fn complaints(verdicts: &Verdicts) -> Vec<String> {
     let theirs: Vec<_> = verdicts.keys().copied().filter(|proxy| !proxy.is_ours()).collect();
-    let mut tests: Vec<_> = verdicts.values().flatten().map(|verdict| verdict.test.as_str()).collect();
+    let mut tests: Vec<_> = verdicts
+        .values()
+        .flatten()
+        .map(|verdict| verdict.test.as_str())
+        .collect();
     tests.sort_unstable();
     tests.dedup();
     let mut complaints = Vec::new();
@@ -63,7 +67,11 @@ pub(crate) fn complaints(verdicts: &Verdicts) -> Vec<String> {
         let passes = |theirs: &&Proxy| outcome(verdicts, **theirs, test).is_some_and(Outcome::passed);
         let by: Vec<_> = theirs.iter().filter(passes).map(|proxy| proxy.name()).collect();
         if !by.is_empty() {
-            complaints.push(format!("{} does not pass what {} pass: {test}", proxy.name(), by.join(", ")));
+            complaints.push(format!(
+                "{} does not pass what {} pass: {test}",
+                proxy.name(),
+                by.join(", ")
+            ));
         } else if theirs.is_empty() && !matches!(ours, Some(Outcome::Skipped(_))) {
             complaints.push(format!("{} does not pass: {test}", proxy.name()));
         }
@@ -98,7 +106,10 @@ mod tests {
         let (ours, theirs) = (Proxy::KubeIpvs, Proxy::KubeProxyNftables);
         check(&[(ours, "a", Outcome::Passed), (theirs, "a", failed())], &[]);
         check(
-            &[(ours, "a", Outcome::PassedAlone("late".to_owned())), (theirs, "a", Outcome::Passed)],
+            &[
+                (ours, "a", Outcome::PassedAlone("late".to_owned())),
+                (theirs, "a", Outcome::Passed),
+            ],
             &[],
         );
         check(&[(ours, "a", failed()), (theirs, "a", failed())], &[]);
@@ -111,7 +122,10 @@ mod tests {
             &[complaint],
         );
         // Alone, every failure counts.
-        check(&[(ours, "a", failed()), (ours, "b", skipped())], &["kube-ipvs does not pass: a"]);
+        check(
+            &[(ours, "a", failed()), (ours, "b", skipped())],
+            &["kube-ipvs does not pass: a"],
+        );
         check(
             &[(ours, "a", Outcome::Passed), (Proxy::KubeIpvsIptables, "a", failed())],
             &["kube-ipvs-iptables does not pass: a"],

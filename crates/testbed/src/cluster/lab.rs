@@ -15,6 +15,7 @@
 
 mod guest;
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,8 +34,8 @@ use crate::kernel::{Job, Provider};
 use crate::netns::Netns;
 use crate::tool;
 
-pub use guest::run as run_guest;
 use guest::GuestSettings;
+pub use guest::run as run_guest;
 
 /// Debian packages of this side, each with what shows that it is there.
 pub const PACKAGES: &[(&str, &str)] = &[("ethtool", "ethtool")];
@@ -95,7 +96,7 @@ pub struct Settings {
 /// all of it go, however it ends.
 pub struct Lab {
     plane: ControlPlane,
-    children: Vec<Child>,
+    children: RefCell<Vec<(&'static str, Child)>>,
     ended: Receiver<String>,
     settings: Settings,
 }
@@ -113,11 +114,10 @@ impl Lab {
         bridge(&nodes)?;
         let (sender, ended) = mpsc::channel();
         let here = Netns::current()?;
-        let plane =
-            ControlPlane::start_for_nodes(&settings.programs.control_plane, &here, HERE[0], &settings.folder)?;
-        let mut lab = Self {
+        let plane = ControlPlane::start_for_nodes(&settings.programs.control_plane, &here, HERE[0], &settings.folder)?;
+        let lab = Self {
             plane,
-            children: Vec::new(),
+            children: RefCell::default(),
             ended,
             settings,
         };
@@ -144,7 +144,11 @@ impl Lab {
         })?;
         lab.wait(&nodes, "the proxies", "proxy", || {
             for node in &nodes {
-                let address: SocketAddr = format!("{}:{HEALTH}", node.addresses.first().context("a node without an address")?).parse()?;
+                let address: SocketAddr = format!(
+                    "{}:{HEALTH}",
+                    node.addresses.first().context("a node without an address")?
+                )
+                .parse()?;
                 if http::get(&here, address, "/healthz")?.status != 200 {
                     return Ok(false);
                 }
@@ -167,15 +171,20 @@ impl Lab {
         &self.plane.kubeconfig
     }
 
-    /// All nodes still run.
+    /// All nodes still run, and scheduler and name service.
     ///
     /// # Errors
     /// Which one has ended.
     pub fn alive(&self) -> Result<()> {
-        match self.ended.try_recv() {
-            Ok(said) => bail!("{said}; logs in {}", self.settings.logs.display()),
-            Err(_) => Ok(()),
+        if let Ok(said) = self.ended.try_recv() {
+            bail!("{said}; logs in {}", self.settings.logs.display());
         }
+        for (name, child) in self.children.borrow_mut().iter_mut() {
+            if let Some(status) = child.try_wait()? {
+                bail!("{name} ended ({status}):\n{}", node::log_end(&self.settings.logs, name));
+            }
+        }
+        Ok(())
     }
 
     /// Waits, while the guests run. `log` is the log of each node to tell from.
@@ -193,14 +202,19 @@ impl Lab {
     fn guest(&self, index: usize, node: &NodeSettings, nodes: &[NodeSettings]) -> Result<Job> {
         let settings = &self.settings;
         let proxy = settings.folder.join(format!("{}-proxy.json", node.name));
-        fs::write(&proxy, proxy_configuration(&settings.proxy.mode, node, &self.plane.kubeconfig))?;
+        fs::write(
+            &proxy,
+            proxy_configuration(&settings.proxy.mode, node, &self.plane.kubeconfig),
+        )?;
         let mut command = settings.proxy.command.clone();
         command.extend(["--config".to_owned(), proxy.display().to_string()]);
         let others = nodes.iter().filter(|other| other.name != node.name);
         let told = GuestSettings {
             node: node.clone(),
             gateways: HERE.map(str::to_owned).to_vec(),
-            routes: others.flat_map(|other| other.pods.iter().cloned().zip(other.addresses.clone())).collect(),
+            routes: others
+                .flat_map(|other| other.pods.iter().cloned().zip(other.addresses.clone()))
+                .collect(),
             images: settings.images.clone(),
             kubeconfig: self.plane.kubeconfig.clone(),
             proxy: command,
@@ -216,13 +230,13 @@ impl Lab {
         Ok(job)
     }
 
-    fn child(&mut self, name: &str, command: Command) -> Result<()> {
-        self.children
-            .push(node::start(name, command, &self.settings.folder, &self.settings.logs)?);
+    fn child(&self, name: &'static str, command: Command) -> Result<()> {
+        let child = node::start(name, command, &self.settings.folder, &self.settings.logs)?;
+        self.children.borrow_mut().push((name, child));
         Ok(())
     }
 
-    fn scheduler(&mut self) -> Result<()> {
+    fn scheduler(&self) -> Result<()> {
         let mut command = Command::new(&self.settings.programs.node);
         command
             .args(["kube-scheduler", "--leader-elect=false", "--kubeconfig"])
@@ -231,7 +245,7 @@ impl Lab {
     }
 
     /// CoreDNS here, and the Service that leads to it.
-    fn name_service(&mut self) -> Result<()> {
+    fn name_service(&self) -> Result<()> {
         let corefile = self.settings.folder.join("Corefile");
         let kubeconfig = self.plane.kubeconfig.display();
         fs::write(
@@ -272,7 +286,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for child in self.children.iter_mut().rev() {
+        for (_, child) in self.children.borrow_mut().iter_mut().rev() {
             let _ = child.kill();
             let _ = child.wait();
         }

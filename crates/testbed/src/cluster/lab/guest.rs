@@ -49,9 +49,8 @@ pub fn run(settings: &Path) -> Result<()> {
 }
 
 fn connect(settings: &GuestSettings) -> Result<()> {
-    tool::sh(&format!("ip link set {CARD} up")).context(
-        "a kernel without UML_NET_VECTOR has no network card; cargo xtask kernel builds one that has it",
-    )?;
+    tool::sh(&format!("ip link set {CARD} up"))
+        .context("a kernel without UML_NET_VECTOR has no network card; cargo xtask kernel builds one that has it")?;
     tool::sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
     for address in &settings.node.addresses {
         let (length, no_check) = if address.contains(':') { (64, "nodad") } else { (24, "") };
