@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 /// A program in one of its modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(clippy::enum_variant_names, reason = "the names of both programs begin alike")]
 pub(crate) enum Proxy {
     KubeIpvs,
     KubeIpvsIptables,
