@@ -27,6 +27,11 @@ use lab::Order;
 use proxy::Proxy;
 use verdict::{Verdict, Verdicts};
 
+/// Tests of zones want a node in each of three.
+const NODES: u8 = 3;
+/// A node has one processor: with more tests at a time each of them waits.
+const WORKERS: u8 = 4;
+
 /// With which proxy, and which tests.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,10 +45,10 @@ pub(crate) struct Args {
     #[arg(long)]
     short: bool,
     /// Number of nodes. Tests of zones want three, some of them six.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(2..=9))]
+    #[arg(long, default_value_t = NODES, value_parser = clap::value_parser!(u8).range(2..=9))]
     nodes: u8,
     /// Tests at a time.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    #[arg(long, default_value_t = WORKERS, value_parser = clap::value_parser!(u8).range(1..=32))]
     workers: u8,
     /// Write the tables of docs/conformance.md. A proxy that is not asked for has its verdicts of its last whole run.
     #[arg(long, conflicts_with_all = ["filter", "short"])]
@@ -80,6 +85,29 @@ pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The few tests that every change must pass, as a level of `cargo xtask test`.
+///
+/// # Errors
+/// One of them does not pass.
+pub(crate) fn short(filter: Option<&str>) -> Result<String> {
+    if let Some(filter) = filter.filter(|filter| !suite::short_has(filter)) {
+        return Ok(format!("no test of the short list has {filter:?} in its name"));
+    }
+    let args = Args {
+        proxy: vec![Proxy::KubeIpvs],
+        filter: filter.map(str::to_owned),
+        short: true,
+        nodes: NODES,
+        workers: WORKERS,
+        write_docs: false,
+    };
+    ensure!(
+        run(&args, Some(Name::Uml))? == ExitCode::SUCCESS,
+        "kube-ipvs does not pass what it must; logs in target/conformance"
+    );
+    Ok("the short list of upstream's tests, on nodes of User-Mode Linux".to_owned())
 }
 
 /// Builds and installs all that a run needs. The order is complete but for its proxy.

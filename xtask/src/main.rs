@@ -45,8 +45,8 @@ enum Task {
     },
     /// Run every level of test that this machine can run.
     Test {
-        /// Only these levels: plain, kernel, control-plane, matrix, crash, modules, releases. Default: all but the last
-        /// two.
+        /// Only these levels: plain, kernel, control-plane, matrix, crash, conformance, modules, releases. Default: all
+        /// but the last three.
         #[arg(long, value_delimiter = ',')]
         level: Vec<test::Level>,
         #[command(flatten)]

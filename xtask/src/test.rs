@@ -24,6 +24,8 @@ pub(crate) enum Level {
     Matrix,
     /// On a kernel with IPVS: the short form of the crash tests.
     Crash,
+    /// On nodes that are kernels with IPVS: some of upstream's own tests.
+    Conformance,
     /// On a distribution's kernel, without one module after the other. Not among the default levels.
     Modules,
     /// Beside the kube-proxy of every release that is tried, built once: how each reads configurations. Not among the
@@ -32,7 +34,7 @@ pub(crate) enum Level {
 }
 
 /// Levels that are run where they are named.
-const NAMED_ONLY: [Level; 2] = [Level::Modules, Level::Releases];
+const NAMED_ONLY: [Level; 3] = [Level::Conformance, Level::Modules, Level::Releases];
 
 impl Level {
     fn name(self) -> &'static str {
@@ -42,6 +44,7 @@ impl Level {
             Self::ControlPlane => "control-plane",
             Self::Matrix => "matrix",
             Self::Crash => "crash",
+            Self::Conformance => "conformance",
             Self::Modules => "modules",
             Self::Releases => "releases",
         }
@@ -62,6 +65,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         Level::ControlPlane,
         Level::Matrix,
         Level::Crash,
+        Level::Conformance,
         Level::Modules,
         Level::Releases,
     ]
@@ -76,6 +80,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         let start = Instant::now();
         let result = match level {
             Level::Plain => plain(filter),
+            Level::Conformance => crate::conformance::short(filter),
             Level::Modules => without_modules(filter),
             Level::Releases => releases(filter),
             _ => with_kernel(&mut provider, kernel, level, filter),
@@ -119,6 +124,10 @@ const NOT_HERE: &[(&str, &str)] = &[
     (
         "releases",
         "the kube-proxy of each older release is built with Go, some minutes each: cargo xtask test --level releases",
+    ),
+    (
+        "conformance",
+        "upstream's tests are built with Go, and three nodes are booted: cargo xtask test --level conformance",
     ),
     (
         "e2e",

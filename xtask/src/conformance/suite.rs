@@ -205,6 +205,11 @@ pub(crate) fn choose(
     (together, alone, left_out)
 }
 
+/// A test of the short list has this in its name.
+pub(crate) fn short_has(text: &str) -> bool {
+    SHORT.iter().any(|name| name.contains(text))
+}
+
 fn specs(report: &Path) -> Result<Vec<Spec>> {
     let text = fs::read_to_string(report).with_context(|| format!("read {}", report.display()))?;
     parse(&text)
