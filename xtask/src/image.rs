@@ -131,6 +131,7 @@ fn image(variant: Variant, platform: Platform) -> Result<Image> {
         platform,
         layers,
         entrypoint: vec!["/usr/bin/kube-ipvs".to_owned()],
+        arguments: Vec::new(),
         labels: vec![
             ("org.opencontainers.image.title".to_owned(), "kube-ipvs".to_owned()),
             ("org.opencontainers.image.version".to_owned(), variant.tag()),
@@ -199,6 +200,7 @@ mod tests {
             platform,
             layers: vec![files.layer().unwrap()],
             entrypoint: vec!["/usr/bin/program".to_owned()],
+            arguments: Vec::new(),
             labels: vec![("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())],
         }
     }

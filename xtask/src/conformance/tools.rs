@@ -44,9 +44,10 @@ const LINKS: &[(&str, &str)] = &[
     ("etc/passwd", "../usr/share/base-passwd/passwd.master"),
     ("etc/group", "../usr/share/base-passwd/group.master"),
 ];
-/// Images that upstream's tests ask for and that are made here, by their last name, each with its entry point.
+/// Images that upstream's tests ask for and that are made here, by their last name, each with its program and
+/// the argument of a container that gives none.
 const NAMES: &[(&str, &[&str])] = &[
-    ("agnhost", &["/agnhost"]),
+    ("agnhost", &["/agnhost", "pause"]),
     ("busybox", &["sh"]),
     ("distroless-iptables", &["sh"]),
     ("pause", &["sleep", "infinity"]),
@@ -81,25 +82,29 @@ pub(crate) fn archive(tests: &Path, folder: &Path) -> Result<PathBuf> {
         files.file(name, 0o644, fs::read(porter.join(name))?);
     }
     let layer = files.layer()?;
-    let image = |name: &str, entrypoint: &[&str]| Image {
-        name: name.to_owned(),
-        platform,
-        layers: vec![layer.clone()],
-        entrypoint: entrypoint.iter().map(|word| (*word).to_owned()).collect(),
-        labels: Vec::new(),
+    let image = |name: &str, words: &[&str]| {
+        let mut words = words.iter().map(|word| (*word).to_owned());
+        Image {
+            name: name.to_owned(),
+            platform,
+            layers: vec![layer.clone()],
+            entrypoint: words.by_ref().take(1).collect(),
+            arguments: words.collect(),
+            labels: Vec::new(),
+        }
     };
     let list = tool::run(&[&*tests.to_string_lossy(), "-list-images"])?;
     let names = wanted(&list);
     ensure!(!names.is_empty(), "no image among those of {}", tests.display());
     let mut images = vec![image(PAUSE, &["sleep", "infinity"])];
-    images.extend(names.into_iter().map(|(name, entrypoint)| image(name, entrypoint)));
+    images.extend(names.into_iter().map(|(name, words)| image(name, words)));
     fs::create_dir_all(folder)?;
     let path = folder.join("conformance-tools.tar");
     archive::write(&images, &path)?;
     Ok(path)
 }
 
-/// Of upstream's images those that are made here, with their entry points.
+/// Of upstream's images those that are made here, with what they run.
 fn wanted(list: &str) -> BTreeMap<&str, &'static [&'static str]> {
     let entry = |image: &str| {
         let last = image.rsplit_once('/')?.1.split_once(':')?.0;

@@ -44,6 +44,7 @@ pub(crate) fn archive(folder: &Path) -> Result<PathBuf> {
         platform,
         layers: vec![layer.clone()],
         entrypoint: entrypoint.iter().map(|word| (*word).to_owned()).collect(),
+        arguments: Vec::new(),
         labels: Vec::new(),
     };
     fs::create_dir_all(folder)?;

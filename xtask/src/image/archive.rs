@@ -29,6 +29,8 @@ pub(crate) struct Image {
     pub(crate) platform: Platform,
     pub(crate) layers: Vec<Layer>,
     pub(crate) entrypoint: Vec<String>,
+    /// Arguments where a container gives none.
+    pub(crate) arguments: Vec<String>,
     pub(crate) labels: Vec<(String, String)>,
 }
 
@@ -98,11 +100,14 @@ impl Blobs {
 
 fn manifest(image: &Image, blobs: &mut Blobs) -> Result<Descriptor> {
     let diff_ids: Vec<_> = image.layers.iter().map(|layer| layer.diff_id.clone()).collect();
-    let config = ConfigBuilder::default()
+    let mut config = ConfigBuilder::default()
         .entrypoint(image.entrypoint.clone())
         .env(vec!["PATH=/usr/sbin:/usr/bin".to_owned()])
-        .labels(image.labels.iter().cloned().collect::<HashMap<_, _>>())
-        .build()?;
+        .labels(image.labels.iter().cloned().collect::<HashMap<_, _>>());
+    if !image.arguments.is_empty() {
+        config = config.cmd(image.arguments.clone());
+    }
+    let config = config.build()?;
     let config = ImageConfigurationBuilder::default()
         .architecture(image.platform.oci_arch())
         .os(Os::Linux)
