@@ -168,7 +168,7 @@ impl Restrictions {
         for (number, object) in objects.iter().enumerate() {
             fs::write(folder.path().join(format!("{number}.json")), object.to_string()).unwrap();
         }
-        api_watch::read_directory(folder.path()).unwrap()
+        api_watch::Directory::read(folder.path()).unwrap().batch()
     }
 
     fn cluster(&self, capture: Capture) -> (Cluster, Program) {
@@ -181,8 +181,9 @@ impl Restrictions {
             masquerade_all: false,
             detect_local: DetectLocal::default(),
             capture,
+            families: Family::BOTH,
         });
-        self.events().into_iter().for_each(|event| cluster.apply(event));
+        cluster.extend(self.events());
         cluster.apply(Event::NodeAddresses(vec![at("192.0.2.10"), at("2001:db8::10")]));
         let program = cluster.program(&ObjectName::new("d", "s"));
         (cluster, program)

@@ -15,7 +15,7 @@ use api_watch::{ApiConfig, ApiServer, CallObserver, Patience};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use service_model::{
-    Batch, Capture, Cluster, Config, DetectLocal, Event, Kind, NodePortAddresses, ObjectName, Scheduler,
+    Batch, Capture, Cluster, Config, DetectLocal, Event, Family, Kind, NodePortAddresses, ObjectName, Scheduler,
 };
 use testbed::fake_api::{FakeApi, Fault};
 use tokio::sync::{mpsc, watch};
@@ -75,6 +75,7 @@ fn cluster() -> Cluster {
         masquerade_all: false,
         detect_local: DetectLocal::default(),
         capture: Capture::Bind,
+        families: Family::BOTH,
     })
 }
 

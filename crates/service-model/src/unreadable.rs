@@ -45,7 +45,7 @@ impl UnreadableObjects {
 mod tests {
     use super::*;
     use crate::event::{Change, Event};
-    use crate::object::{Node, Service};
+    use crate::object::{Family, Node, Service};
     use crate::{Capture, Cluster, Config, DetectLocal, NodePortAddresses, Scheduler};
 
     fn cluster() -> Cluster {
@@ -58,6 +58,7 @@ mod tests {
             masquerade_all: false,
             detect_local: DetectLocal::default(),
             capture: Capture::Bind,
+            families: Family::BOTH,
         })
     }
 

@@ -68,6 +68,7 @@ impl World {
             masquerade_all: false,
             detect_local: DetectLocal::default(),
             capture: Capture::Bind,
+            families: Family::BOTH,
         };
         let plane = DataPlane::new(FakeKernel::new(), dataplane::Settings::default());
         let periods = Periods {

@@ -228,9 +228,9 @@ fn a_label_is_there_whatever_its_value() {
         let labels =
             json!({"service.kubernetes.io/service-proxy-name": value, "service.kubernetes.io/headless": value});
         let service = service_of(&json!({"metadata": {"name": "a", "labels": labels}}));
-        assert!(service.other_proxy && service.headless_label, "{value}");
+        assert!(service.other_proxy, "{value}");
         let slice = slice_of(&json!({"metadata": {"name": "a", "labels": labels}, "addressType": "IPv4"}));
-        assert!(slice.other_proxy && slice.headless_label, "{value}");
+        assert!(slice.headless_label, "{value}");
     }
 }
 
