@@ -167,9 +167,6 @@ impl Configuration {
         for remark in &self.remarks {
             warn!("{remark}");
         }
-        if self.mode_origin == ModeOrigin::Default {
-            info!("no mode is given: ipvs, which is this program's default; kube-proxy's is iptables");
-        }
         let fields = no_effect::fields(&self.kube_proxy);
         if !fields.is_empty() {
             warn!(fields = fields.join(", "), "configuration fields without effect");

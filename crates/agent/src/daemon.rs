@@ -29,7 +29,7 @@ use crate::ip_family;
 use crate::listeners::{self, Listeners};
 use crate::log::Verbosity;
 use crate::metrics::Metrics;
-use crate::mode::{Choice, Mode};
+use crate::mode::{Choice, Mode, ModeOrigin};
 use crate::privilege::require_net_admin;
 use crate::progress::Progress;
 use crate::servers::Servers;
@@ -47,6 +47,9 @@ const CHANNEL: usize = 1024;
 pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
     let requested = settings.mode;
     info!(version = env!("CARGO_PKG_VERSION"), node = %settings.model.node_name, mode = %requested, "starting");
+    if settings.mode_origin == ModeOrigin::Default {
+        info!("no mode is given: ipvs, which is this program's default; kube-proxy's is iptables");
+    }
     ip_family::tell(settings.model.families);
     if settings.dry_run {
         return match requested {
