@@ -25,6 +25,11 @@ use tree::Tree;
 
 /// The name of our images, without a tag.
 pub(crate) const NAME: &str = "ghcr.io/kube-ipvs/kube-ipvs";
+/// The program in the image.
+const PROGRAM: &str = "usr/bin/kube-ipvs";
+/// What kube-proxy's own DaemonSet executes, where only its image is exchanged: kubeadm 1.37 by this path
+/// (cmd/kubeadm/app/phases/addons/proxy/manifests.go), others by its last part, since the folder is on the default path.
+const KUBE_PROXY: &str = "usr/local/bin/kube-proxy";
 /// The image without the fallback's programs stays below this.
 const LIMIT: usize = 15_000_000;
 /// What the iptables mode runs: both backends, and `/etc/protocols`.
@@ -113,13 +118,7 @@ pub(crate) fn build(variant: Variant, platforms: &[Platform], folder: &Path) -> 
 
 fn image(variant: Variant, platform: Platform) -> Result<Image> {
     let program = fs::read(binary::build(platform)?).context("read the program")?;
-    let mut files = Tree::default();
-    files.file("usr/bin/kube-ipvs", 0o755, program).file(
-        "etc/ssl/certs/ca-certificates.crt",
-        0o644,
-        debian::authorities(&cache())?,
-    );
-    let mut layers = vec![files.layer()?];
+    let mut layers = vec![files(program, debian::authorities(&cache())?).layer()?];
     if variant == Variant::Iptables {
         let mut tools = Tree::default();
         debian::add(&mut tools, IPTABLES, platform, &cache())?;
@@ -130,7 +129,7 @@ fn image(variant: Variant, platform: Platform) -> Result<Image> {
         name: format!("{NAME}:{}", variant.tag()),
         platform,
         layers,
-        entrypoint: vec!["/usr/bin/kube-ipvs".to_owned()],
+        entrypoint: vec![format!("/{PROGRAM}")],
         arguments: Vec::new(),
         labels: vec![
             ("org.opencontainers.image.title".to_owned(), "kube-ipvs".to_owned()),
@@ -138,6 +137,16 @@ fn image(variant: Variant, platform: Platform) -> Result<Image> {
             ("org.opencontainers.image.licenses".to_owned(), "Apache-2.0".to_owned()),
         ],
     })
+}
+
+/// The program, by its own name and by that of what it replaces, and what it trusts.
+fn files(program: Vec<u8>, authorities: Vec<u8>) -> Tree {
+    let mut files = Tree::default();
+    files
+        .file(PROGRAM, 0o755, program)
+        .link(KUBE_PROXY, "../../bin/kube-ipvs")
+        .file("etc/ssl/certs/ca-certificates.crt", 0o644, authorities);
+    files
 }
 
 /// Where downloads are kept.
@@ -249,6 +258,29 @@ mod tests {
             (path, mode, content)
         });
         read.collect()
+    }
+
+    /// A DaemonSet of kube-proxy's finds its program, and it is no second copy.
+    #[test]
+    fn the_program_is_found_under_kube_proxys_name() {
+        let layer = files(b"program".to_vec(), Vec::new()).layer().unwrap();
+        let entries = entries(&layer.bytes, &Value::from(layer.diff_id));
+        let content = |path: &str| {
+            let mut found = entries.iter().filter(|(name, ..)| name == path);
+            found.next().map(|(.., content)| content.clone()).unwrap_or_default()
+        };
+        let target = content("usr/local/bin/kube-proxy");
+        let target = target.strip_prefix("-> ").expect("a link");
+        let mut path: Vec<_> = "usr/local/bin".split('/').collect();
+        for part in target.split('/') {
+            if part == ".." {
+                path.pop();
+            } else {
+                path.push(part);
+            }
+        }
+        assert_eq!(content(&path.join("/")), "program");
+        assert_eq!(path.join("/"), PROGRAM);
     }
 
     #[test]
