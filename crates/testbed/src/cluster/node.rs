@@ -1,5 +1,5 @@
 //! One node on the kernel that this process runs on: containerd, the pods' network and the kubelet. Made for a guest of
-//! the test kernel: [`machine`](super::machine) prepares it.
+//! the test kernel: `machine` prepares it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
