@@ -61,18 +61,6 @@ pub(crate) fn plan(manifests: &Path, more: &[&str]) -> String {
     tool::output(command).unwrap()
 }
 
-/// Elements in our tables, by nft.
-fn elements_listed(netns: &Netns) -> usize {
-    let text = netns.sh("nft -j list ruleset").unwrap();
-    let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let objects = json["nftables"].as_array().unwrap().iter();
-    let sets = objects.filter_map(|object| object.get("set").or_else(|| object.get("map")));
-    sets.filter(|set| set["table"] == "kube-ipvs")
-        .filter_map(|set| set["elem"].as_array())
-        .map(Vec::len)
-        .sum()
-}
-
 /// The answers of a number of questions, in order.
 fn answers(from: &Netns, to: &str, count: usize) -> Vec<String> {
     let to: SocketAddr = to.parse().unwrap();
@@ -81,60 +69,6 @@ fn answers(from: &Netns, to: &str, count: usize) -> Vec<String> {
 
 fn distinct(answers: &[String]) -> BTreeSet<&str> {
     answers.iter().map(String::as_str).collect()
-}
-
-#[test]
-fn plan_is_what_the_daemon_does() {
-    let world = World::new().unwrap();
-    let manifests = examples();
-    let plan = plan(manifests.path(), &["--node-ip", &NODE_ADDRESSES.join(",")]);
-    let of = |start: &[&str]| -> BTreeSet<String> {
-        plan.lines()
-            .filter(|line| start.iter().any(|start| line.starts_with(start)))
-            .map(str::to_owned)
-            .collect()
-    };
-    let word = |start: &str, number: usize| -> BTreeSet<String> {
-        of(&[start])
-            .iter()
-            .map(|line| line.split(' ').nth(number).unwrap().to_owned())
-            .collect()
-    };
-    let _daemon = start(&world.node, manifests.path(), &[]);
-
-    let planned = of(&["-A ", "-a "]);
-    assert!(planned.len() > 60, "{plan}");
-    assert_eq!(seen::ipvsadm(&world.node), planned);
-    // `ip` leaves out the prefix length of a host.
-    let hosts: BTreeSet<_> = word("route add local ", 3)
-        .iter()
-        .map(|net| net.split('/').next().unwrap().to_owned())
-        .collect();
-    assert_eq!(seen::routes(&world.node), hosts);
-    eventually(&word("address add ", 2), || seen::addresses(&world.node));
-    let policies = of(&[
-        "add table ",
-        "delete table ",
-        "add chain ",
-        "add set ",
-        "add map ",
-        "add rule ",
-    ]);
-    let elements = of(&["add element "]);
-    let listed = elements_listed(&world.node);
-    assert_eq!(listed, elements.len());
-    // Both tables are added twice and deleted between: whatever was there.
-    assert_eq!(
-        planned.len()
-            + hosts.len()
-            + word("address add ", 2).len()
-            + policies.len()
-            + 2
-            + elements.len()
-            + of(&["conntrack -D "]).len(),
-        plan.lines().count(),
-        "other lines in {plan}"
-    );
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod metrics;
 mod mode;
 mod nftables;
 mod other_nodes;
+mod plan;
 mod policy;
 mod privilege;
 mod probe;

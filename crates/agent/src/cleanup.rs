@@ -3,7 +3,7 @@
 //! Found first, then removed, then looked for again: what is found then is left. VIPs go first, as a whole: a place
 //! without its virtual server or its rules would be answered by a daemon of the host.
 
-use std::io::{self, Write};
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -19,6 +19,7 @@ use crate::config::{Configuration, KubeIpvsConfiguration};
 use crate::host_rules::may_have_leftovers;
 use crate::host_rules::removal::{self, Change, Whose};
 use crate::privilege::require_net_admin;
+use crate::stdout::{print_lines, remark};
 
 /// Name of the tables of kube-proxy's nftables mode.
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
@@ -56,14 +57,14 @@ impl Job {
 ///
 /// # Errors
 /// The kernel cannot be asked. What cannot be removed is no error, but listed, with exit status 1.
-#[allow(clippy::print_stderr, reason = "what is left is what the command has to say")]
 pub(crate) fn run(job: Job) -> Result<ExitCode> {
     require_net_admin()?;
     let Job { whose, old, dry_run } = job;
     let found = Garbage::find(whose, old.clone())?;
     if dry_run {
-        print(&found.lines())?;
-        found.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        let printed = print_lines(&found.lines());
+        tell("note", &found.notes);
+        printed.context("print what would be done")?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut failures = Vec::new();
@@ -72,18 +73,25 @@ pub(crate) fn run(job: Job) -> Result<ExitCode> {
     let left = Garbage::find(whose, old)?;
     let remain = left.lines();
     let gone: Vec<_> = lines.into_iter().filter(|line| !remain.contains(line)).collect();
-    print(&gone)?;
-    left.notes.iter().for_each(|note| eprintln!("note: {note}"));
-    failures.iter().for_each(|failure| eprintln!("failed: {failure:#}"));
-    remain.iter().for_each(|line| eprintln!("left: {line}"));
+    let printed = print_lines(&gone);
+    tell("note", &left.notes);
+    let failures: Vec<_> = failures.iter().map(|failure| format!("{failure:#}")).collect();
+    tell("failed", &failures);
+    tell("left", &remain);
     if left.unseen {
-        eprintln!("left: there may be rules of kube-proxy, which cannot be looked at without iptables");
+        let unseen = "there may be rules of kube-proxy, which cannot be looked at without iptables";
+        tell("left", &[unseen]);
     }
-    Ok(if remain.is_empty() && !left.unseen {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(EXIT_ERROR)
-    })
+    // Whether something is left is to be known, also where what went has no reader.
+    if !remain.is_empty() || left.unseen {
+        return Ok(ExitCode::from(EXIT_ERROR));
+    }
+    printed.context("print what was done")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn tell(what: &str, lines: &[impl Display]) {
+    lines.iter().for_each(|line| remark(format_args!("{what}: {line}")));
 }
 
 /// What the IPVS mode, ours or kube-proxy's, left in the kernel, without rules of iptables and without sysctls: for the
@@ -99,15 +107,6 @@ pub(crate) fn remove_ipvs() -> Result<Vec<String>> {
         Some(error) => Err(error),
         None => Ok(garbage.lines()),
     }
-}
-
-#[allow(clippy::print_stdout, reason = "the list is the interface")]
-fn print(lines: &[String]) -> Result<()> {
-    let mut out = io::stdout().lock();
-    for line in lines {
-        writeln!(out, "{line}").context("print what was done")?;
-    }
-    Ok(())
 }
 
 /// What is there to be removed, in the order in which it goes.

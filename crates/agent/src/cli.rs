@@ -1,5 +1,8 @@
 //! The command line. Flags keep kube-proxy's names; those that stand for a field of a configuration are in
 //! [`config`](crate::config), row by row.
+//!
+//! Images have the program as `/usr/local/bin/kube-proxy`, too. The usage lines show the name by which it was called;
+//! nothing else depends on that name. Version, log, events and user agent always say kube-ipvs.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -15,6 +18,9 @@ pub(crate) const EXIT_ERROR: u8 = 1;
 pub(crate) const EXIT_NO_IPVS: u8 = 3;
 /// Exit status of `plan` where some objects were rejected.
 pub(crate) const EXIT_REJECTED: u8 = 2;
+/// Exit status where the reader of standard output went before the end: what a shell shows of a program that SIGPIPE
+/// ended.
+pub(crate) const EXIT_READER_GONE: u8 = 141;
 
 /// Kubernetes Service proxy on IPVS: takes kube-proxy's place on a node.
 ///
@@ -29,7 +35,8 @@ pub(crate) const EXIT_REJECTED: u8 = 2;
     after_help = "\
 Exit status: 0 ended by SIGTERM or SIGINT, or did what was asked; 1 any error, printed as one chain; \
 2 `plan` printed a plan but some objects or fields were rejected (named on standard error); \
-3 the kernel lacks what the IPVS mode needs and --fallback=none.\n\n\
+3 the kernel lacks what the IPVS mode needs and --fallback=none; \
+141 the reader of standard output went before the end, as in `kube-ipvs plan … | head`.\n\n\
 An API server that cannot be reached is no error: the last state stays, a warning tells, and the connection is tried again."
 )]
 pub(crate) struct Cli {
@@ -43,6 +50,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Print what an empty node would get: `ipvsadm -R` lines, then `ip` lines; in the mode iptables the input of
     /// `iptables-restore`, then that of `ip6tables-restore`. Needs neither root nor IPVS.
+    ///
+    /// It takes the configuration of the daemon, by the same flags or the same file.
+    #[command(args_override_self = true)]
     Plan(Box<PlanArgs>),
     /// Remove all that kube-ipvs made on this node. Stop it first.
     ///
@@ -103,31 +113,16 @@ fn go_bool(text: &str) -> Result<bool, &'static str> {
     parse_bool(text).ok_or("must be true or false")
 }
 
-/// Settings of the daemon.
+/// Where the configuration comes from: flags, or a file with a few flags beside it.
 #[derive(Debug, Default, Args)]
-pub(crate) struct DaemonArgs {
-    /// Remove all that kube-ipvs and kube-proxy made on this node and exit: `kube-ipvs cleanup --kube-proxy`.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
-    pub(crate) cleanup: bool,
+pub(crate) struct ConfigurationArgs {
     /// File with a KubeProxyConfiguration, and perhaps a KubeIpvsConfiguration as its second document; the flags that it
-    /// covers are then ignored, except --hostname-override and those of logging. When it changes the program ends.
+    /// covers are then ignored, except --hostname-override and those of logging. When it changes the daemon ends.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// Write the configuration with all its defaults to this file and exit.
     #[arg(long, value_name = "FILE")]
     pub(crate) write_config_to: Option<PathBuf>,
-    /// Do what needs full privileges and exit: the daemon needs CAP_NET_ADMIN only after that.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
-    pub(crate) init_only: bool,
-    /// URL of the API server; overrides the one in the kubeconfig.
-    #[arg(long, value_name = "URL")]
-    pub(crate) master: Option<String>,
-    /// Read Services, EndpointSlices and Nodes from a directory of YAML or JSON files and follow it, instead of a cluster.
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
-    pub(crate) manifests: Option<PathBuf>,
-    /// Print each plan instead of executing it; nothing is written.
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
-    pub(crate) dry_run: bool,
     /// Deprecated: port of --healthz-bind-address where that has none; 0 = not served.
     #[arg(long, value_name = "PORT", hide = true, allow_hyphen_values = true)]
     pub(crate) healthz_port: Option<i32>,
@@ -150,6 +145,28 @@ pub(crate) struct DaemonArgs {
     pub(crate) run: Flags<RunFlags>,
     #[command(flatten)]
     pub(crate) log: Flags<LogFlags>,
+}
+
+/// Settings of the daemon.
+#[derive(Debug, Default, Args)]
+pub(crate) struct DaemonArgs {
+    /// Remove all that kube-ipvs and kube-proxy made on this node and exit: `kube-ipvs cleanup --kube-proxy`.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
+    pub(crate) cleanup: bool,
+    /// Do what needs full privileges and exit: the daemon needs CAP_NET_ADMIN only after that.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
+    pub(crate) init_only: bool,
+    /// URL of the API server; overrides the one in the kubeconfig.
+    #[arg(long, value_name = "URL")]
+    pub(crate) master: Option<String>,
+    /// Read Services, EndpointSlices and Nodes from a directory of YAML or JSON files and follow it, instead of a cluster.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
+    pub(crate) manifests: Option<PathBuf>,
+    /// Print each plan instead of executing it; nothing is written.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, value_parser = go_bool)]
+    pub(crate) dry_run: bool,
+    #[command(flatten)]
+    pub(crate) configuration: ConfigurationArgs,
     /// Name and value of each flag.
     #[arg(skip)]
     pub(crate) all_flags: Vec<(String, String)>,
@@ -197,16 +214,11 @@ pub(crate) struct PlanArgs {
     /// An address of the node's interfaces, for NodePorts; repeat or separate by commas. Default: the Node object's.
     #[arg(long, value_name = "IP", value_delimiter = ',')]
     pub(crate) node_ip: Vec<IpAddr>,
-    /// As the daemon's.
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
-    pub(crate) vip_addresses: bool,
-    #[command(flatten)]
-    pub(crate) service: Flags<ServiceFlags>,
     /// Form of the plan.
     #[arg(short, long, value_enum, default_value_t)]
     pub(crate) output: Output,
     #[command(flatten)]
-    pub(crate) log: Flags<LogFlags>,
+    pub(crate) configuration: ConfigurationArgs,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -216,4 +228,28 @@ pub(crate) enum Output {
     Text,
     /// One JSON object with `ops` and `rejections`.
     Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(called: &str, arguments: &[&str]) -> String {
+        let words = std::iter::once(&called).chain(arguments).map(OsString::from);
+        Cli::parse_from_go(words)
+            .expect_err("help is no command line")
+            .to_string()
+    }
+
+    /// As the image has it for kube-proxy's own DaemonSet.
+    #[test]
+    fn usage_shows_the_name_by_which_it_was_called() {
+        for (called, name) in [("/usr/local/bin/kube-proxy", "kube-proxy"), ("kube-ipvs", "kube-ipvs")] {
+            assert!(usage(called, &["--help"]).contains(&format!("Usage: {name} [OPTIONS]")));
+            assert!(usage(called, &["plan", "--help"]).contains(&format!("Usage: {name} plan")));
+            assert!(usage(called, &["--no-such-flag"]).contains(&format!("Usage: {name}")));
+            let version = concat!("kube-ipvs ", env!("CARGO_PKG_VERSION"), "\n");
+            assert_eq!(usage(called, &["--version"]), version);
+        }
+    }
 }

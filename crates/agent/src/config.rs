@@ -48,7 +48,7 @@ pub(crate) use self::own::{Fallback, ForwardAccept, KubeIpvsConfiguration};
 use self::document::Documents;
 use self::doubt::Doubt;
 use self::fill::{HEALTHZ_PORT, METRICS_PORT};
-use crate::cli::DaemonArgs;
+use crate::cli::ConfigurationArgs;
 use crate::ip_family;
 use crate::mode::ModeOrigin;
 
@@ -68,7 +68,7 @@ pub(crate) struct Configuration {
 impl Configuration {
     /// # Errors
     /// The file cannot be read or decoded, or values are not valid: all of them are named.
-    pub(crate) fn load(args: &DaemonArgs) -> Result<Self> {
+    pub(crate) fn load(args: &ConfigurationArgs) -> Result<Self> {
         let mut loaded = match &args.config {
             Some(path) => Self::of_file(args, path)?,
             None => Self::of_flags(args),
@@ -77,16 +77,6 @@ impl Configuration {
         set_hostname(&mut loaded.kube_proxy, &args.service)?;
         loaded.own = args.own.over(&args.run.over(&loaded.own));
         loaded.complete()
-    }
-
-    /// For `plan`.
-    ///
-    /// # Errors
-    /// As [`load`](Self::load).
-    pub(crate) fn of_service_flags(flags: &Flags<ServiceFlags>) -> Result<Self> {
-        let mut kube_proxy = flags.over(&KubeProxyConfiguration::defaults());
-        set_hostname(&mut kube_proxy, flags)?;
-        Self::of(kube_proxy).complete()
     }
 
     fn of(kube_proxy: KubeProxyConfiguration) -> Self {
@@ -99,7 +89,7 @@ impl Configuration {
         }
     }
 
-    fn of_file(args: &DaemonArgs, path: &Path) -> Result<Self> {
+    fn of_file(args: &ConfigurationArgs, path: &Path) -> Result<Self> {
         let file = ConfigFile::open(path)?;
         let Documents {
             mut kube_proxy,
@@ -133,7 +123,7 @@ impl Configuration {
         })
     }
 
-    fn of_flags(args: &DaemonArgs) -> Self {
+    fn of_flags(args: &ConfigurationArgs) -> Self {
         let defaults = KubeProxyConfiguration::defaults();
         let mut kube_proxy = args.log.over(&args.proxy.over(&args.service.over(&defaults)));
         // As upstream: what is written has no place for the deprecated ports.
@@ -245,7 +235,7 @@ fn with_deprecated_port(address: &str, port: i32) -> String {
     }
 }
 
-fn deprecated(args: &DaemonArgs) -> impl Iterator<Item = String> {
+fn deprecated(args: &ConfigurationArgs) -> impl Iterator<Item = String> {
     let flags = [
         (
             "healthz-port",

@@ -8,7 +8,7 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
 use api_watch::{ApiConfig, ApiServer, CallObserver, Directory, EventSink, EventType, ObjectEvent, Patience};
-use dataplane::iptables::{self, Installed, IptablesPlane, Programs, Saved};
+use dataplane::iptables::{Installed, IptablesPlane, Programs, Saved};
 use dataplane::live::LiveKernel;
 use dataplane::rules;
 use dataplane::{DataPlane, Kernel, KernelBroken, Plane, Snapshot};
@@ -57,7 +57,7 @@ pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
                 let kernel = open_to_read()
                     .inspect_err(|error| warn!("planning for an empty node: {error:#}"))
                     .ok();
-                Ok((DataPlane::new(DryRun::over(kernel), data_plane(settings)), None))
+                Ok((DataPlane::new(DryRun::over(kernel), settings.data_plane()), None))
             }),
             Mode::Iptables => {
                 bail!("--dry-run is of the mode ipvs; `kube-ipvs plan --proxy-mode=iptables` prints rules")
@@ -80,15 +80,6 @@ pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
     match choice.effective {
         Mode::Ipvs => serve(settings, Some(choice), verbosity, open_ipvs),
         Mode::Iptables => serve(settings.for_iptables(), Some(choice), verbosity, open_iptables),
-    }
-}
-
-fn data_plane(settings: &Settings) -> dataplane::Settings {
-    dataplane::Settings {
-        with_addresses: settings.vip_addresses,
-        masquerade_bit: settings.masquerade_bit,
-        drain_timeout: settings.drain_timeout,
-        families: settings.model.families,
     }
 }
 
@@ -289,7 +280,7 @@ fn open_ipvs(settings: &Settings) -> Result<(DataPlane<LiveKernel>, Option<Liste
         monitors: Some((Monitor::open(rules::TABLE, kernel.tables_port())?, VipMonitor::open()?)),
         reader: Box::new(move || reader.read()),
     };
-    Ok((DataPlane::new(kernel, data_plane(settings)), Some(listeners)))
+    Ok((DataPlane::new(kernel, settings.data_plane()), Some(listeners)))
 }
 
 /// The fallback: the node's iptables, of the implementation that its other agents use.
@@ -298,11 +289,7 @@ fn open_iptables(settings: &Settings) -> Result<(IptablesPlane<Installed>, Optio
     info!(variant = programs.variant().as_str(), "rules are written with iptables");
     start::iptables(settings);
     let liberal = fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal");
-    let rules = iptables::Settings {
-        masquerade_bit: settings.masquerade_bit,
-        drop_invalid: liberal.map_or(true, |text| text.trim() == "0"),
-        families: settings.model.families,
-    };
+    let rules = settings.iptables(liberal.is_ok_and(|text| text.trim() != "0"));
     let (mut reader, families) = (programs, settings.model.families);
     let read = move || {
         let mut save = |family| {

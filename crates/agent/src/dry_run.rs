@@ -1,11 +1,14 @@
 //! A kernel that is read but never changed: `--dry-run` and `plan`.
 
-use std::io::{self, Write};
+use std::process;
 
 use dataplane::kernel::PresentServer;
 use dataplane::{Kernel, KernelBroken, Op, OpError, Snapshot};
 use ipvs::{RealServer, VirtualServer};
 use rustc_hash::FxHashMap;
+
+use crate::cli::EXIT_READER_GONE;
+use crate::stdout::{print_lines, reader_is_gone};
 
 /// Prints each op on standard output in place of executing it. Reads the kernel that it was given, if any.
 pub(crate) struct DryRun<K> {
@@ -49,14 +52,15 @@ impl<K: Kernel> Kernel for DryRun<K> {
     }
 
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
-        let mut out = io::stdout().lock();
-        for op in ops {
-            writeln!(out, "{op}").map_err(|error| KernelBroken {
+        match print_lines(ops) {
+            Ok(()) => Ok(vec![Ok(()); ops.len()]),
+            // The way to a kernel that broke is tried again for ever. There is nothing else that this process does.
+            Err(error) if reader_is_gone(&error) => process::exit(EXIT_READER_GONE.into()),
+            Err(error) => Err(KernelBroken {
                 operation: "print the plan",
                 source: error.into(),
-            })?;
+            }),
         }
-        Ok(vec![Ok(()); ops.len()])
     }
 }
 

@@ -2,8 +2,13 @@
 //!
 //! Reading order: [`cli`], [`config`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one
 //! thread that writes), [`servers`] with [`http`], [`metrics`] and [`progress`] (what others are told), [`plan`] (the same
-//! without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out again). It decides nothing about
-//! Services.
+//! without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out again), [`stdout`] (what the
+//! commands print). It decides nothing about Services.
+
+#![warn(
+    clippy::print_stderr,
+    reason = "eprintln! panics where the reader is gone: stdout::remark does not"
+)]
 
 mod bridge;
 mod cleanup;
@@ -30,14 +35,16 @@ mod service_settings;
 mod settings;
 mod start;
 mod start_settings;
+mod stdout;
 mod sync;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use tracing::debug;
 
-use crate::cli::{Cli, Command, DaemonArgs, EXIT_ERROR, EXIT_NO_IPVS};
+use crate::cleanup::Job;
+use crate::cli::{Cli, Command, DaemonArgs, EXIT_ERROR, EXIT_NO_IPVS, EXIT_READER_GONE};
 use crate::config::{Configuration, logging_of};
 use crate::settings::Settings;
 
@@ -49,59 +56,62 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; wrong usage is one, with kube-proxy's exit status.
-            let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(EXIT_ERROR)
-            } else {
-                ExitCode::SUCCESS
-            };
+            if error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::from(EXIT_ERROR);
+            }
+            let printed = stdout::print(|out| write!(out, "{error}"));
+            return printed.map_or_else(|error| failed(&error.into()), |()| ExitCode::SUCCESS);
         }
     };
     let done = match cli.command {
-        Some(command) => run(&command),
+        Some(command) => run(command),
         None => run_daemon(cli.daemon),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("kube-ipvs: {error:#}");
-        ExitCode::from(if error.is::<mode::NoIpvs>() {
-            EXIT_NO_IPVS
-        } else {
-            EXIT_ERROR
-        })
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+/// Says what went wrong, as one chain.
+fn failed(error: &Error) -> ExitCode {
+    if stdout::reader_is_gone(error.as_ref()) {
+        return ExitCode::from(EXIT_READER_GONE);
+    }
+    stdout::remark(format_args!("kube-ipvs: {error:#}"));
+    ExitCode::from(if error.is::<mode::NoIpvs>() {
+        EXIT_NO_IPVS
+    } else {
+        EXIT_ERROR
     })
 }
 
-fn run(command: &Command) -> Result<ExitCode> {
+fn run(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Plan(args) => {
-            log::to_stderr(&logging_of(&args.log)?);
-            plan::run(args)
-        }
+        Command::Plan(args) => plan::run(*args),
         Command::Cleanup(args) => {
             log::to_stderr(&logging_of(&args.log)?);
-            cleanup::run(args.into())
+            cleanup::run(Job::from(&args))
         }
         Command::HostRules(args) => {
             log::to_stderr(&logging_of(&args.log)?);
-            host_rules::helper::run(args)
+            host_rules::helper::run(&args)
         }
     }
 }
 
 /// The daemon, and what its flags ask for instead of it, in kube-proxy's order.
 fn run_daemon(args: DaemonArgs) -> Result<ExitCode> {
-    let configuration = Configuration::load(&args)?;
+    let configuration = Configuration::load(&args.configuration)?;
     let verbosity = log::to_stderr(&configuration.kube_proxy.logging);
     for (name, value) in &args.all_flags {
         debug!(name, value, "flag");
     }
     configuration.report();
-    if let Some(path) = &args.write_config_to {
+    if let Some(path) = &args.configuration.write_config_to {
         configuration.write(path)?;
         return Ok(ExitCode::SUCCESS);
     }
     if args.cleanup {
-        return cleanup::run(cleanup::Job::of_daemon(&configuration, &args));
+        return cleanup::run(Job::of_daemon(&configuration, &args));
     }
     configuration.doubt()?;
     daemon::run(Settings::new(configuration, args)?, verbosity).map(|()| ExitCode::SUCCESS)

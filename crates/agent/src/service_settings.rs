@@ -98,7 +98,7 @@ mod tests {
 
     fn model(flags: &[&str]) -> Config {
         let arguments = ["kube-ipvs", "--hostname-override=n1"].iter().chain(flags);
-        let configuration = Configuration::load(&Cli::try_parse_from(arguments).unwrap().daemon).unwrap();
+        let configuration = Configuration::load(&Cli::try_parse_from(arguments).unwrap().daemon.configuration).unwrap();
         assert!(masquerade_bit(&configuration.kube_proxy).is_ok());
         model_config(&configuration.kube_proxy).unwrap()
     }

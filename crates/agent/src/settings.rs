@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use dataplane::iptables;
 use ipvs::OldValues;
 use service_model::{Capture, Config, DetectLocal};
 use tracing::warn;
@@ -118,6 +119,9 @@ impl Settings {
                 "detectLocalMode is ClusterCIDR and clusterCIDR is not set: traffic of pods is not told from other traffic"
             );
         }
+        if let (Mode::Ipvs, Some(remark)) = (mode(&given), model.scheduler.at_equal_weights()) {
+            warn!(scheduler = %model.scheduler, remark, "this scheduler needs weights that differ");
+        }
         let source = match args.manifests {
             Some(directory) => Source::Directory(directory),
             None => Source::Api {
@@ -165,6 +169,26 @@ impl Settings {
                 ..start_settings(&given)
             },
         })
+    }
+
+    /// What the data plane of the IPVS mode is told.
+    pub(crate) fn data_plane(&self) -> dataplane::Settings {
+        dataplane::Settings {
+            with_addresses: self.vip_addresses,
+            masquerade_bit: self.masquerade_bit,
+            drain_timeout: self.drain_timeout,
+            families: self.model.families,
+        }
+    }
+
+    /// What the tables of the iptables mode are told, on a node whose connection tracker is liberal or not
+    /// (`nf_conntrack_tcp_be_liberal`).
+    pub(crate) fn iptables(&self, tcp_be_liberal: bool) -> iptables::Settings {
+        iptables::Settings {
+            masquerade_bit: self.masquerade_bit,
+            drop_invalid: !tcp_be_liberal,
+            families: self.model.families,
+        }
     }
 
     /// NodePorts are to answer on 127.0.0.1 in the mode iptables.
@@ -226,7 +250,7 @@ mod tests {
     fn settings(flags: &[&str]) -> Result<Settings> {
         let arguments = ["kube-ipvs", "--hostname-override=n1"].iter().chain(flags);
         let args = Cli::try_parse_from(arguments)?.daemon;
-        Settings::new(Configuration::load(&args)?, args)
+        Settings::new(Configuration::load(&args.configuration)?, args)
     }
 
     #[test]
@@ -359,6 +383,92 @@ mod tests {
         let served = settings(&flags).unwrap().for_iptables();
         assert_eq!(served.periods.min_sync.as_secs(), 3);
         assert_eq!(served.model.capture, served.redirect);
+    }
+
+    /// Invariant 8: `plan` and the daemon are compared by `tests/kernel` with each of these command lines. Each setting
+    /// that decides what is programmed is another one in some of them. A new field stops this from compiling: it is to
+    /// be named among the facts and varied there, or among what has no effect on a plan.
+    #[test]
+    fn plan_is_tried_with_every_setting() {
+        let facts = |line: &str| {
+            let flags: Vec<_> = ["--manifests=m"].into_iter().chain(line.split_whitespace()).collect();
+            let Settings {
+                model:
+                    Config {
+                        node_name,
+                        scheduler,
+                        node_port_addresses,
+                        node_ip,
+                        allow_external_ips,
+                        masquerade_all,
+                        detect_local,
+                        capture,
+                        // Of the node, not of the configuration.
+                        families: _,
+                    },
+                mode,
+                mode_origin: _,
+                // A warning; the addresses themselves are in the model.
+                localhost: _,
+                gates: _,
+                masquerade_bit,
+                vip_addresses,
+                start:
+                    StartSettings {
+                        conntrack:
+                            ConntrackSettings {
+                                tcp_be_liberal,
+                                max_per_core: _,
+                                min: _,
+                                tcp_established_timeout: _,
+                                tcp_close_wait_timeout: _,
+                                udp_timeout: _,
+                                udp_stream_timeout: _,
+                            },
+                        oom_score_adj: _,
+                        init_only: _,
+                    },
+                // What the fallback is told, which is what `capture` is in the iptables mode.
+                redirect: _,
+                // A plan is of an empty node, where nothing drains.
+                drain_timeout: _,
+                source: _,
+                fallback: _,
+                periods: _,
+                iptables_periods: _,
+                strict_arp: _,
+                timeouts: _,
+                dry_run: _,
+                forward_accept: _,
+                deny_exec: _,
+                old_sysctls: _,
+                config_file: _,
+                servers: _,
+            } = settings(&flags).unwrap();
+            [
+                ("node_name", node_name.to_string()),
+                ("scheduler", scheduler.to_string()),
+                ("node_port_addresses", format!("{node_port_addresses:?}")),
+                ("node_ip", format!("{node_ip:?}")),
+                ("allow_external_ips", allow_external_ips.to_string()),
+                ("masquerade_all", masquerade_all.to_string()),
+                ("detect_local", format!("{detect_local:?}")),
+                ("capture", format!("{capture:?}")),
+                ("mode", mode.to_string()),
+                ("masquerade_bit", masquerade_bit.to_string()),
+                ("vip_addresses", vip_addresses.to_string()),
+                ("tcp_be_liberal", tcp_be_liberal.to_string()),
+            ]
+        };
+        let lines = include_str!("../../../tests/kernel/plan-settings.txt").lines();
+        let varied: Vec<_> = lines.filter(|line| !line.starts_with('#')).map(facts).collect();
+        for default in facts("") {
+            assert!(
+                varied.iter().any(|facts| !facts.contains(&default)),
+                "no line of tests/kernel/plan-settings.txt has another {}",
+                default.0
+            );
+        }
     }
 
     #[test]

@@ -390,6 +390,7 @@ impl<P: Plane> Sync<P> {
             self.telemetry.programmed(service, &program);
             self.voice.rejections(service, &program.rejections);
             self.voice.elsewhere(service, program.elsewhere);
+            self.voice.scheduler(service, program.own_scheduler);
         }
         let done = self.write(now);
         self.telemetry

@@ -160,6 +160,8 @@ pub struct Program {
     /// How long its TCP endpoints may keep connections when they are gone, where it says so; zero = as long as they
     /// live.
     pub drain_timeout: Option<Duration>,
+    /// The scheduler that its annotation names, where the data plane has schedulers.
+    pub own_scheduler: Option<Scheduler>,
     /// Health-check node port.
     pub health_check: Option<HealthCheck>,
     /// Load-balancer addresses that are other nodes' own, where these answer (T18).

@@ -57,10 +57,12 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
         ..Program::default()
     };
     program.rejections.extend(slices.iter().flat_map(Slice::rejections));
-    let scheduler = scheduler(service, view.config).unwrap_or_else(|reason| {
+    let own = own_scheduler(service, view.config).unwrap_or_else(|reason| {
         program.rejections.push(reject(SCHEDULER_FIELD, reason));
-        view.config.scheduler
+        None
     });
+    let scheduler = own.unwrap_or(view.config.scheduler);
+    program.own_scheduler = own.filter(|_| view.config.capture.binds());
 
     let Faces {
         faces,
@@ -107,13 +109,11 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
 
 const SCHEDULER_FIELD: &str = "metadata.annotations[kube-ipvs.io/scheduler]";
 
-fn scheduler(service: &Service, config: &Config) -> Result<Scheduler, String> {
-    match &service.scheduler {
-        None => Ok(config.scheduler),
-        Some(name) => name
-            .parse()
-            .map_err(|error| format!("{error}; {} is used", config.scheduler)),
-    }
+fn own_scheduler(service: &Service, config: &Config) -> Result<Option<Scheduler>, String> {
+    let name = service.scheduler.as_ref();
+    name.map(|name| name.parse())
+        .transpose()
+        .map_err(|error| format!("{error}; {} is used", config.scheduler))
 }
 
 fn frontend(

@@ -51,6 +51,23 @@ schedulers! {
     PowerOfTwoChoices "twos" "The better of two picked at random.",
 }
 
+impl Scheduler {
+    /// What an operator ought to know who chooses it: it lives on weights that differ, and every endpoint has the weight
+    /// 1. `None` = it does what its name says.
+    pub fn at_equal_weights(self) -> Option<&'static str> {
+        match self {
+            // net/netfilter/ipvs/ip_vs_fo.c, Linux 7.2: the first of the highest weight.
+            Self::FailOver => Some("all endpoints have the same weight, so one of them gets every connection"),
+            // ip_vs_ovf.c: passed over where `activeconns > weight`.
+            Self::Overflow => Some(
+                "all endpoints have the weight 1, so each takes two open connections; further ones are refused where all \
+                 have two",
+            ),
+            _ => None,
+        }
+    }
+}
+
 impl Default for Scheduler {
     /// kube-proxy's default.
     fn default() -> Self {

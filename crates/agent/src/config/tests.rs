@@ -9,7 +9,11 @@ use crate::cli::Cli;
 const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
 pub(super) fn load(flags: &[&str]) -> Result<Configuration> {
-    Configuration::load(&Cli::try_parse_from(["kube-ipvs"].iter().chain(flags))?.daemon)
+    Configuration::load(
+        &Cli::try_parse_from(["kube-ipvs"].iter().chain(flags))?
+            .daemon
+            .configuration,
+    )
 }
 
 fn with_file(text: &str, flags: &[&str]) -> Result<Configuration> {

@@ -1,6 +1,5 @@
 //! `kube-ipvs host-rules`: short-lived, and beside `cleanup` the only code that runs iptables (L19).
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -10,6 +9,7 @@ use super::removal::{self, Whose};
 use super::ruleset::{Backend, Family, Ruleset, Tables, Wanted, places};
 use crate::cli::HostRulesArgs;
 use crate::config::ForwardAccept;
+use crate::stdout::print_lines;
 
 /// Puts the rules in place where they are needed, or removes kube-proxy's, and prints what it did, one line each.
 ///
@@ -30,11 +30,9 @@ pub(crate) fn run(args: &HostRulesArgs) -> Result<ExitCode> {
     if did.is_empty() && failed.is_none() {
         did.push("nothing to do".to_owned());
     }
-    let mut out = io::stdout().lock();
-    for line in &did {
-        writeln!(out, "{line}").context("print what was done")?;
-    }
-    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+    let printed = print_lines(&did).context("print what was done");
+    failed.map_or(printed, Err)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn wanted(args: &HostRulesArgs) -> Vec<Wanted> {

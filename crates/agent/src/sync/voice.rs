@@ -6,7 +6,7 @@ use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
 use dataplane::{Drift, ObjectKind, Phase, Plane, Survey};
 use rustc_hash::{FxHashMap, FxHashSet};
-use service_model::{Kind, ObjectName, Rejection};
+use service_model::{Kind, ObjectName, Rejection, Scheduler};
 use tracing::{debug, info, warn};
 
 /// Says what happened, each thing once.
@@ -23,6 +23,8 @@ pub(super) struct Voice {
     elsewhere: FxHashSet<ObjectName>,
     /// Such services and addresses that nothing was said of yet.
     unsaid: (usize, usize),
+    /// Services whose own scheduler was remarked on.
+    remarked: FxHashMap<ObjectName, Scheduler>,
 }
 
 impl Voice {
@@ -35,6 +37,7 @@ impl Voice {
             unreadable: Vec::new(),
             elsewhere: FxHashSet::default(),
             unsaid: (0, 0),
+            remarked: FxHashMap::default(),
         }
     }
 
@@ -183,6 +186,19 @@ impl Voice {
         } else if self.elsewhere.insert(service.clone()) {
             self.unsaid.0 += 1;
             self.unsaid.1 += addresses;
+        }
+    }
+
+    /// A service's own scheduler that cannot do here what its name says (T21), when the service first has it.
+    pub(super) fn scheduler(&mut self, service: &ObjectName, own: Option<Scheduler>) {
+        let Some((scheduler, remark)) = own.and_then(|own| Some((own, own.at_equal_weights()?))) else {
+            self.remarked.remove(service);
+            return;
+        };
+        if self.remarked.insert(service.clone(), scheduler) != Some(scheduler) {
+            warn!(%service, %scheduler, remark, "this scheduler needs weights that differ");
+            let note = format!("scheduler {scheduler}: {remark}");
+            self.warn_about(Kind::Service, service, "SchedulerNeedsWeights", "Compute", note);
         }
     }
 
