@@ -64,8 +64,8 @@ pub(crate) fn port_number(text: &str) -> Option<u16> {
 /// An address without a port gets one; everything else is left to validation.
 pub(crate) fn with_port(text: &str, port: i32) -> String {
     match (split_host_port(text), ip(text)) {
-        (None, Some(IpAddr::V4(_))) => format!("{text}:{port}"),
-        (None, Some(IpAddr::V6(_))) => format!("[{text}]:{port}"),
+        (None, Some(_)) if is_ipv6(text) => format!("[{text}]:{port}"),
+        (None, Some(_)) => format!("{text}:{port}"),
         _ => text.to_owned(),
     }
 }
@@ -116,6 +116,7 @@ mod tests {
     fn a_port_is_added_where_none_is() {
         assert_eq!(with_port("1.2.3.4", 7), "1.2.3.4:7");
         assert_eq!(with_port("fd00::1", 7), "[fd00::1]:7");
+        assert_eq!(with_port("::ffff:1.2.3.4", 7), "[::ffff:1.2.3.4]:7");
         assert_eq!(with_port("1.2.3.4:5", 7), "1.2.3.4:5");
         assert_eq!(with_port("host", 7), "host");
     }
