@@ -17,9 +17,7 @@ use dataplane::iptables::{Settings, Tables};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use service_model::{
-    Capture, Cluster, Config, DetectLocal, Event, Family, NodePortAddresses, ObjectName, Program, Scheduler,
-};
+use service_model::{Capture, Cluster, Config, Event, Family, ObjectName, Program};
 
 /// A field's value: one that can be read, or one that cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,15 +171,8 @@ impl Restrictions {
 
     fn cluster(&self, capture: Capture) -> (Cluster, Program) {
         let mut cluster = Cluster::new(Config {
-            node_name: "here".into(),
-            scheduler: Scheduler::default(),
-            node_port_addresses: NodePortAddresses::All,
-            node_ip: None,
-            allow_external_ips: true,
-            masquerade_all: false,
-            detect_local: DetectLocal::default(),
             capture,
-            families: Family::BOTH,
+            ..Config::of_node("here")
         });
         cluster.extend(self.events());
         cluster.apply(Event::NodeAddresses(vec![at("192.0.2.10"), at("2001:db8::10")]));

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::Result;
-use service_model::{Change, Config, DetectLocal, Event, Family, NodePortAddresses, ObjectName, Scheduler};
+use service_model::{Change, Config, DetectLocal, Event, ObjectName};
 use testbed::load::{Answer, Place};
 use testbed::world::NODE;
 
@@ -153,14 +153,8 @@ impl State {
 pub(crate) fn config(mode: Mode) -> Result<Config> {
     let cidrs = CLUSTER_CIDR.split(',').map(str::parse).collect::<Result<_, _>>()?;
     Ok(Config {
-        node_name: NODE.into(),
-        scheduler: Scheduler::default(),
-        families: Family::BOTH,
-        node_port_addresses: NodePortAddresses::All,
-        node_ip: None,
-        allow_external_ips: true,
-        masquerade_all: false,
         detect_local: DetectLocal::ClusterCidr(cidrs),
         capture: mode.capture(),
+        ..Config::of_node(NODE)
     })
 }

@@ -23,6 +23,20 @@ fn publish(volume: &Path, name: &str, scheduler: &str) {
     fs::rename(volume.join("..data_tmp"), volume.join("..data")).unwrap();
 }
 
+/// The command line of a daemon with a configuration file.
+fn words<'a>(config: &'a Path, manifests: &'a Path, run_dir: &'a Path) -> [&'a str; 8] {
+    [
+        "--config",
+        config.to_str().unwrap(),
+        "--manifests",
+        manifests.to_str().unwrap(),
+        "--hostname-override",
+        NODE,
+        "--run-dir",
+        run_dir.to_str().unwrap(),
+    ]
+}
+
 #[test]
 fn both_documents_hold_and_the_swap_of_the_config_map_ends_the_program() {
     let (world, folder, manifests) = (World::new().unwrap(), tempfile::tempdir().unwrap(), examples());
@@ -30,16 +44,7 @@ fn both_documents_hold_and_the_swap_of_the_config_map_ends_the_program() {
     let config = folder.path().join("config.conf");
     symlink("..data/config.conf", &config).unwrap();
     let run = folder.path().join("run");
-    let words = [
-        "--config",
-        config.to_str().unwrap(),
-        "--manifests",
-        manifests.path().to_str().unwrap(),
-        "--hostname-override",
-        NODE,
-        "--run-dir",
-        run.to_str().unwrap(),
-    ];
+    let words = words(&config, manifests.path(), &run);
     let mut daemon = Daemon::start(&world.node, &words).unwrap();
     daemon.wait_until_serving().unwrap();
     let servers = world.node.sh("ipvsadm -Sn").unwrap();
@@ -67,7 +72,7 @@ fn both_documents_hold_and_the_swap_of_the_config_map_ends_the_program() {
     assert_eq!(world.node.sh("ipvsadm -Sn").unwrap(), servers);
 }
 
-/// kubeadm from 1.37 writes the mode by itself where nobody chose one; and its own file stands behind `--config` in
+/// kubeadm from 1.37 writes the mode by itself where none was chosen; and its own file stands behind `--config` in
 /// clusters of kubernetes/kubernetes#76267.
 #[test]
 fn the_mode_iptables_of_a_file_is_obeyed_and_said_loudly_once() {
@@ -78,16 +83,7 @@ fn the_mode_iptables_of_a_file_is_obeyed_and_said_loudly_once() {
                 ---\napiVersion: kubeadm.k8s.io/v1beta4\nkind: ClusterConfiguration\n";
     fs::write(&config, text).unwrap();
     let run = folder.path().join("run");
-    let words = [
-        "--config",
-        config.to_str().unwrap(),
-        "--manifests",
-        manifests.path().to_str().unwrap(),
-        "--hostname-override",
-        NODE,
-        "--run-dir",
-        run.to_str().unwrap(),
-    ];
+    let words = words(&config, manifests.path(), &run);
     let mut daemon = Daemon::start(&world.node, &words).unwrap();
     daemon.wait_until_serving().unwrap();
     assert!(world.node.sh("iptables-nft-save").unwrap().contains("KUBE-SVC-"));
@@ -104,7 +100,7 @@ fn the_mode_iptables_of_a_file_is_obeyed_and_said_loudly_once() {
     assert_eq!(warnings("localhost"), 0, "{said:#?}");
     daemon.terminate().unwrap();
 
-    // By a flag somebody chose it.
+    // A flag is a choice.
     let mut daemon = Daemon::start(&world.node, &[&words[2..], &["--proxy-mode=iptables"]].concat()).unwrap();
     daemon.wait_until_serving().unwrap();
     let said = daemon.said();

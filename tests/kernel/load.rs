@@ -4,23 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipvs::{Command, Flags, Protocol, RealServer, RealServerConfig, SchedulerName, VirtualServer, VirtualServerConfig};
 use service_model::{
-    Change, Config, Endpoint, EndpointPort, EndpointSlice, Event, Family, NodePortAddresses, ObjectName, Scheduler,
-    Service, ServicePort,
+    Change, Config, Endpoint, EndpointPort, EndpointSlice, Event, Family, ObjectName, Service, ServicePort,
 };
 
 /// A node that serves NodePorts on all addresses.
 pub(crate) fn config() -> Config {
-    Config {
-        node_name: "n".into(),
-        scheduler: Scheduler::default(),
-        families: Family::BOTH,
-        node_port_addresses: NodePortAddresses::All,
-        node_ip: None,
-        allow_external_ips: true,
-        masquerade_all: false,
-        detect_local: service_model::DetectLocal::default(),
-        capture: service_model::Capture::Bind,
-    }
+    Config::of_node("n")
 }
 
 /// VIPs as routes alone.

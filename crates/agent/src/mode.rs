@@ -31,7 +31,7 @@ pub(crate) struct Choice {
     pub(crate) effective: Mode,
     /// One sentence; `None` = as requested.
     pub(crate) reason: Option<String>,
-    /// A file asks for iptables on a node where IPVS would work. kubeadm from 1.37 writes that mode where nobody chose one
+    /// A file asks for iptables on a node where IPVS would work. kubeadm from 1.37 writes that mode where none was chosen
     /// (kubernetes/kubernetes#139777).
     pub(crate) ipvs_is_idle: bool,
 }
@@ -120,7 +120,7 @@ mod tests {
             (Some(Answer::Able), true),
             (Some(Answer::Partly), true),
             (Some(unable()), false),
-            // By a flag: somebody chose it, and nothing is asked.
+            // A flag is a choice: IPVS is not tried.
             (None, false),
         ] {
             let choice = choice(answer.clone());

@@ -171,7 +171,7 @@ impl Settings {
         })
     }
 
-    /// What the data plane of the IPVS mode is told.
+    /// Settings of the IPVS mode's data plane.
     pub(crate) fn data_plane(&self) -> dataplane::Settings {
         dataplane::Settings {
             with_addresses: self.vip_addresses,
@@ -181,7 +181,7 @@ impl Settings {
         }
     }
 
-    /// What the tables of the iptables mode are told, on a node whose connection tracker is liberal or not
+    /// Settings of the iptables mode's tables, on a node whose connection tracker is liberal or not
     /// (`nf_conntrack_tcp_be_liberal`).
     pub(crate) fn iptables(&self, tcp_be_liberal: bool) -> iptables::Settings {
         iptables::Settings {
@@ -428,7 +428,7 @@ mod tests {
                         oom_score_adj: _,
                         init_only: _,
                     },
-                // What the fallback is told, which is what `capture` is in the iptables mode.
+                // `capture` of the fallback; that of the iptables mode is among the facts.
                 redirect: _,
                 // A plan is of an empty node, where nothing drains.
                 drain_timeout: _,

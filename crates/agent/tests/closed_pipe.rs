@@ -23,7 +23,7 @@ fn kube_ipvs(arguments: &[&str]) -> Command {
     command
 }
 
-/// A pipe that nobody reads.
+/// A pipe without a reader.
 fn closed() -> PipeWriter {
     let (_, writer) = io::pipe().unwrap();
     writer

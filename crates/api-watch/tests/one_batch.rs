@@ -14,9 +14,7 @@ use std::time::Duration;
 use api_watch::{ApiConfig, ApiServer, CallObserver, Patience};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use service_model::{
-    Batch, Capture, Cluster, Config, DetectLocal, Event, Family, Kind, NodePortAddresses, ObjectName, Scheduler,
-};
+use service_model::{Batch, Cluster, Config, Event, Kind, ObjectName};
 use testbed::fake_api::{FakeApi, Fault};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -66,17 +64,7 @@ fn put(api: &FakeApi, before: &Slices, now: &Slices) {
 }
 
 fn cluster() -> Cluster {
-    Cluster::new(Config {
-        node_name: "n1".into(),
-        scheduler: Scheduler::default(),
-        node_port_addresses: NodePortAddresses::All,
-        node_ip: None,
-        allow_external_ips: true,
-        masquerade_all: false,
-        detect_local: DetectLocal::default(),
-        capture: Capture::Bind,
-        families: Family::BOTH,
-    })
+    Cluster::new(Config::of_node("n1"))
 }
 
 fn served(cluster: &Cluster) -> BTreeSet<SocketAddr> {

@@ -26,7 +26,7 @@ pub trait Plane {
     /// Where NodePorts of a family answer, for who is not told it address by address. Repeating it changes nothing.
     fn want_node_ports(&mut self, family: Family, places: NodePortPlaces);
 
-    /// The addresses of this node's interfaces, for who is not told them place by place. Repeating it changes nothing.
+    /// The addresses of this node's interfaces, for planes that do not get them place by place. Repeating it changes nothing.
     fn want_node_addresses(&mut self, _: &[IpAddr]) {}
 
     /// What one service is to be from now on. Nothing is written yet.

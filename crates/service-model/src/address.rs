@@ -15,7 +15,7 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
 }
 
 /// A range, host bits cleared. The length may have zeros in front. An IPv4-mapped range is the IPv4 one, its length less by
-/// 96; one that is shorter than 96 bits is none: it holds all of IPv4, which nobody says in this form. Go reads it as a range
+/// 96; one that is shorter than 96 bits is none: it holds all of IPv4, which is never meant by this form. Go reads it as a range
 /// of IPv6 alone, which no packet is in.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;

@@ -30,6 +30,23 @@ pub struct Config {
     pub capture: Capture,
 }
 
+impl Config {
+    /// kube-proxy's defaults for a node of this name, which has both families, in the IPVS mode.
+    pub fn of_node(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.into(),
+            families: Family::BOTH,
+            scheduler: Scheduler::default(),
+            node_port_addresses: NodePortAddresses::All,
+            node_ip: None,
+            allow_external_ips: true,
+            masquerade_all: false,
+            detect_local: DetectLocal::default(),
+            capture: Capture::Bind,
+        }
+    }
+}
+
 /// How the data plane gets hold of what is sent to a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Capture {

@@ -45,21 +45,11 @@ impl UnreadableObjects {
 mod tests {
     use super::*;
     use crate::event::{Change, Event};
-    use crate::object::{Family, Node, Service};
-    use crate::{Capture, Cluster, Config, DetectLocal, NodePortAddresses, Scheduler};
+    use crate::object::{Node, Service};
+    use crate::{Cluster, Config};
 
     fn cluster() -> Cluster {
-        Cluster::new(Config {
-            node_name: "n1".into(),
-            scheduler: Scheduler::default(),
-            node_port_addresses: NodePortAddresses::All,
-            node_ip: None,
-            allow_external_ips: true,
-            masquerade_all: false,
-            detect_local: DetectLocal::default(),
-            capture: Capture::Bind,
-            families: Family::BOTH,
-        })
+        Cluster::new(Config::of_node("n1"))
     }
 
     fn unreadable(kind: Kind, name: &ObjectName) -> Event {

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use service_model::{
-    Change, Cluster, Config, Endpoint, EndpointPort, EndpointSlice, Event, Family, NodePortAddresses, ObjectName,
-    Protocol, Scheduler, Service, ServicePort,
+    Change, Cluster, Config, Endpoint, EndpointPort, EndpointSlice, Event, Family, ObjectName, Protocol, Service,
+    ServicePort,
 };
 
 struct Counting;
@@ -42,17 +42,7 @@ fn ip(net: u8, number: u32) -> IpAddr {
 /// the ledger.
 #[test]
 fn twenty_thousand_services() {
-    let mut cluster = Cluster::new(Config {
-        node_name: "here".into(),
-        scheduler: Scheduler::default(),
-        families: Family::BOTH,
-        node_port_addresses: NodePortAddresses::All,
-        node_ip: None,
-        allow_external_ips: true,
-        masquerade_all: false,
-        detect_local: service_model::DetectLocal::default(),
-        capture: service_model::Capture::Bind,
-    });
+    let mut cluster = Cluster::new(Config::of_node("here"));
     let before = HELD.load(Ordering::Relaxed);
     for number in 0..20_000 {
         let name = ObjectName::new("some-namespace", &format!("some-service-{number}"));

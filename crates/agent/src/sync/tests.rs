@@ -9,7 +9,7 @@ use api_watch::Directory;
 use dataplane::DataPlane;
 use dataplane::fake::FakeKernel;
 use proptest::prelude::*;
-use service_model::{Capture, DetectLocal, Event, NodePortAddresses, Scheduler};
+use service_model::Event;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -59,17 +59,7 @@ impl World {
             other_nodes: watch::channel(false).0,
             serving: oneshot::channel().0,
         };
-        let config = Config {
-            node_name: "n1".into(),
-            scheduler: Scheduler::default(),
-            node_port_addresses: NodePortAddresses::All,
-            node_ip: None,
-            allow_external_ips: true,
-            masquerade_all: false,
-            detect_local: DetectLocal::default(),
-            capture: Capture::Bind,
-            families: Family::BOTH,
-        };
+        let config = Config::of_node("n1");
         let plane = DataPlane::new(FakeKernel::new(), dataplane::Settings::default());
         let periods = Periods {
             min_sync,

@@ -61,7 +61,7 @@ pub(super) fn number_in(invalid: &mut Vec<InvalidField>, field: &str, number: Op
     found
 }
 
-/// One that nobody knows restricts no less than the one that restricts (T1, T4).
+/// An unknown policy restricts no less than the one that restricts (T1, T4).
 pub(super) fn traffic_policy(invalid: &mut Vec<InvalidField>, field: &str, given: Option<&str>) -> TrafficPolicy {
     match given.unwrap_or_default() {
         "" | "Cluster" => TrafficPolicy::Cluster,

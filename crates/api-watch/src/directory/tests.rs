@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use service_model::{Change, Cluster, Config, Family, NodePortAddresses, ObjectName, Scheduler};
+use service_model::{Change, Cluster, Config, ObjectName};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -169,17 +169,7 @@ fn an_object_that_is_there_twice() {
 fn a_bad_port_is_left_to_the_model() {
     let text = service("a").replace("80", "70000");
     let events = read_now(&directory(&[("a.yaml", &text)])).batch();
-    let mut cluster = Cluster::new(Config {
-        node_name: "n".into(),
-        scheduler: Scheduler::default(),
-        families: Family::BOTH,
-        node_port_addresses: NodePortAddresses::All,
-        node_ip: None,
-        allow_external_ips: true,
-        masquerade_all: false,
-        detect_local: service_model::DetectLocal::default(),
-        capture: service_model::Capture::Bind,
-    });
+    let mut cluster = Cluster::new(Config::of_node("n"));
     cluster.extend(events);
     let program = cluster.program(&ObjectName::new("default", "a"));
     assert_eq!(

@@ -138,7 +138,7 @@ fn what_is_ours_and_cannot_be_read_is_a_rejection_of_that_field() {
         };
         check(&with(port), &[expect]);
     }
-    // Twice in a mapping: which one is meant, nobody can tell.
+    // A key twice in a mapping: which one is meant is unknown.
     check(
         &format!("{WEB}spec: {{}}\n"),
         &["! Service default/web: duplicate field `spec`"],

@@ -43,7 +43,7 @@ pub struct IptablesPlane<P> {
     restores: Vec<Restored>,
 }
 
-/// Tells what is sent to a NodePort of this node from what passes through to the same port of somebody else.
+/// Tells what is sent to a NodePort of this node from what passes through to the same port of another host.
 #[derive(Debug, Default)]
 struct NodePortFlows {
     /// Where NodePorts answer; `None` = nowhere, as far as is known.

@@ -8,13 +8,12 @@ mod restriction;
 use std::net::SocketAddr;
 
 use super::*;
-use crate::config::{Capture, DetectLocal};
+use crate::config::Capture;
 use crate::frontend::{AddressKind, Frontend, HealthCheck, Masquerade, Refusal};
 use crate::object::{
     Endpoint, EndpointPort, ExternalIp, Family, IpMode, LoadBalancerIngress, Protocol, ServicePort, ServiceType,
     TrafficPolicy,
 };
-use crate::scheduler::Scheduler;
 
 /// An empty cluster that waits for no other nodes.
 fn cluster() -> Cluster {
@@ -28,17 +27,7 @@ fn alone() -> Cluster {
 }
 
 fn config() -> Config {
-    Config {
-        node_name: "here".into(),
-        scheduler: Scheduler::default(),
-        families: Family::BOTH,
-        node_port_addresses: NodePortAddresses::All,
-        node_ip: None,
-        allow_external_ips: true,
-        masquerade_all: false,
-        detect_local: DetectLocal::default(),
-        capture: Capture::Bind,
-    }
+    Config::of_node("here")
 }
 
 fn ip(text: &str) -> IpAddr {

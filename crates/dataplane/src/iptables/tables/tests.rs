@@ -10,9 +10,8 @@ use std::fmt::Write;
 
 use proptest::prelude::*;
 use service_model::{
-    Capture, Change, Cluster, Config, DetectLocal, Endpoint, EndpointPort, EndpointSlice, Event, IpMode,
-    LoadBalancerIngress, NodePortAddresses, Protocol, Scheduler, Service, ServicePort, ServiceType, Source,
-    TrafficPolicy,
+    Capture, Change, Cluster, Config, Endpoint, EndpointPort, EndpointSlice, Event, IpMode, LoadBalancerIngress,
+    Protocol, Service, ServicePort, ServiceType, Source, TrafficPolicy,
 };
 
 use super::*;
@@ -156,17 +155,10 @@ fn name(number: u8) -> ObjectName {
 
 fn program(number: u8, spec: &Spec) -> Program {
     let mut cluster = Cluster::new(Config {
-        node_name: "here".into(),
-        scheduler: Scheduler::default(),
-        families: Family::BOTH,
-        node_port_addresses: NodePortAddresses::All,
-        node_ip: None,
-        allow_external_ips: true,
-        masquerade_all: false,
-        detect_local: DetectLocal::default(),
         capture: Capture::Redirect {
             localhost_node_ports: true,
         },
+        ..Config::of_node("here")
     });
     let of = |family: Family, v4: &str, v6: &str| {
         let text = if family == Family::V4 { v4 } else { v6 };

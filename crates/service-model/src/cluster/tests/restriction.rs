@@ -217,7 +217,7 @@ fn a_cluster_ip_that_cannot_be_read_is_told() {
     assert_eq!(told(service(&[&unread], true)), 0);
 }
 
-/// A type that nobody knows is none that is asked from outside, and yet its policy holds.
+/// An unknown type is none that is asked from outside, and yet its policy holds.
 #[test]
 fn t01_a_local_policy_holds_whatever_the_type() {
     for service_type in [ServiceType::ClusterIp, ServiceType::NodePort, ServiceType::LoadBalancer] {
