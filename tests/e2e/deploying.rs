@@ -115,17 +115,7 @@ pub(crate) fn uninstall(scene: &Scene) -> Result<()> {
         .ask(From::Pod, "10.96.10.1")
         .context("without the proxy the data path stays (L12)")?;
     ensure!(!served.is_empty(), "the data path stays");
-    let cleanup = overlay::write(scene, "cleanup")?;
-    scene.apply_folder(&cleanup)?;
-    scene.rolled_out(SYSTEM, "daemonset/kube-ipvs-cleanup")?;
-    let said = scene.kubectl(&format!(
-        "logs --namespace {SYSTEM} --selector k8s-app=kube-ipvs-cleanup --container cleanup --tail=1000"
-    ))?;
-    println!("{said}");
-    ensure!(said.contains("10.96.10.1"), "cleanup tells what it removes");
-    scene
-        .cluster
-        .kubectl(&["delete", "--wait=true", "--kustomize", &cleanup.to_string_lossy()])?;
+    clean_up(scene)?;
     scene.kubectl(&format!("delete configmap --namespace {SYSTEM} kube-ipvs-api-server"))?;
     let before = fs::read_to_string(scene.folder.join("state"))?;
     let after = state(scene)?;
@@ -136,6 +126,23 @@ pub(crate) fn uninstall(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-fn state(scene: &Scene) -> Result<String> {
+/// `kubectl apply -k deploy/kustomize/cleanup`, until it is through on the node, and `delete -k`.
+pub(crate) fn clean_up(scene: &Scene) -> Result<()> {
+    let cleanup = overlay::write(scene, "cleanup")?;
+    scene.apply_folder(&cleanup)?;
+    scene.rolled_out(SYSTEM, "daemonset/kube-ipvs-cleanup")?;
+    let said = scene.kubectl(&format!(
+        "logs --namespace {SYSTEM} --selector k8s-app=kube-ipvs-cleanup --container cleanup --tail=1000"
+    ))?;
+    println!("{said}");
+    ensure!(said.contains("10.96.10.1"), "cleanup tells what it removes");
+    scene
+        .cluster
+        .kubectl(&["delete", "--wait=true", "--kustomize", &cleanup.to_string_lossy()])
+        .map(drop)
+}
+
+/// What is on the node.
+pub(crate) fn state(scene: &Scene) -> Result<String> {
     scene.shell(From::Node, STATE)
 }

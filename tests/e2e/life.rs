@@ -3,10 +3,10 @@
 use anyhow::{Context, Result, ensure};
 
 use crate::overlay;
-use crate::scene::{From, SYSTEM, Scene, eventually};
+use crate::scene::{From, PROXIES, SYSTEM, Scene, eventually};
 
 /// kube-proxy's own words.
-const CHANGED: &str = "content of the proxy server's configuration file was updated";
+pub(crate) const CHANGED: &str = "content of the proxy server's configuration file was updated";
 const TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 /// /healthz tells load balancers that the node is about to go; /livez says that the proxy is well.
@@ -24,14 +24,9 @@ pub(crate) fn health(scene: &Scene) -> Result<()> {
 
 /// An edited ConfigMap ends the process, with the message that kube-proxy has; the next one does as it says.
 pub(crate) fn configuration(scene: &Scene) -> Result<()> {
-    let restarts = || {
-        scene.kubectl(&format!(
-            "get pods --namespace {SYSTEM} --selector k8s-app=kube-ipvs -o jsonpath={{.items[0].status.containerStatuses[0].restartCount}}"
-        ))
-    };
-    let before = restarts()?;
+    let before = restarts(scene)?;
     configure(scene, "mode: ipvs\nipvs:\n  scheduler: lc\n")?;
-    eventually("the container is another", restarts, |now| *now != before)?;
+    eventually("the container is another", || restarts(scene), |now| *now != before)?;
     let said = scene.log("--previous");
     ensure!(said.contains(CHANGED), "it did not say why it ended: {said}");
     scheduler(scene, "lc")?;
@@ -39,7 +34,15 @@ pub(crate) fn configuration(scene: &Scene) -> Result<()> {
     scheduler(scene, "rr")
 }
 
-fn scheduler(scene: &Scene, name: &str) -> Result<()> {
+/// How often the proxy's container was started again.
+pub(crate) fn restarts(scene: &Scene) -> Result<String> {
+    let count = "jsonpath={.items[0].status.containerStatuses[0].restartCount}";
+    scene
+        .cluster
+        .kubectl(&["get", "pods", "--namespace", SYSTEM, "--selector", PROXIES, "-o", count])
+}
+
+pub(crate) fn scheduler(scene: &Scene, name: &str) -> Result<()> {
     let table = || scene.shell(From::Node, "ipvsadm -Sn");
     let line = format!("-A -t 10.96.10.1:80 -s {name}");
     eventually("the scheduler", table, |table| table.contains(&line)).map(drop)
@@ -47,27 +50,34 @@ fn scheduler(scene: &Scene, name: &str) -> Result<()> {
 
 /// `mode: iptables`: rules instead of virtual servers, the same Services; and back.
 pub(crate) fn iptables_mode(scene: &Scene) -> Result<()> {
-    let names = scene.servers()?.0;
-    for (mode, virtual_servers) in [("iptables", false), ("ipvs", true)] {
+    for mode in ["iptables", "ipvs"] {
         configure(scene, &format!("mode: {mode}\n"))?;
         // A proxy that watches its file does this by itself; twice is no harm.
         scene.kubectl(&format!("rollout restart --namespace {SYSTEM} daemonset/kube-ipvs"))?;
         scene.rolled_out(SYSTEM, "daemonset/kube-ipvs")?;
-        let count = || {
-            let look = "echo $(ipvsadm -Sn | grep -c 10.96.10.1) \
-                        $( (iptables-nft-save; iptables-legacy-save) 2>/dev/null | grep -c 10.96.10.1/32)";
-            scene.shell(From::Node, look)
-        };
-        eventually(&format!("mode {mode}"), count, |counts| {
-            match counts.trim().split_once(' ') {
-                Some((servers, rules)) => (servers != "0") == virtual_servers && (rules == "0") == virtual_servers,
-                None => false,
-            }
-        })?;
-        let answered = scene.ask(From::Pod, "10.96.10.1")?;
-        ensure!(answered == names, "mode {mode}: {answered:?}, not {names:?}");
-        println!("  mode {mode}: all {} servers answer", names.len());
+        mode_serves(scene, mode)?;
     }
+    Ok(())
+}
+
+/// Services are rules or virtual servers, whichever the mode has, and never both; and all servers answer.
+pub(crate) fn mode_serves(scene: &Scene, mode: &str) -> Result<()> {
+    let names = scene.servers()?.0;
+    let count = || {
+        let look = "echo $(ipvsadm -Sn | grep -c 10.96.10.1) \
+                    $( (iptables-nft-save; iptables-legacy-save) 2>/dev/null | grep -c 10.96.10.1/32)";
+        scene.shell(From::Node, look)
+    };
+    eventually(&format!("mode {mode}"), count, |counts| {
+        let virtual_servers = mode == "ipvs";
+        match counts.trim().split_once(' ') {
+            Some((servers, rules)) => (servers != "0") == virtual_servers && (rules == "0") == virtual_servers,
+            None => false,
+        }
+    })?;
+    let answered = scene.ask(From::Pod, "10.96.10.1")?;
+    ensure!(answered == names, "mode {mode}: {answered:?}, not {names:?}");
+    println!("  mode {mode}: all {} servers answer", names.len());
     Ok(())
 }
 
@@ -99,6 +109,11 @@ pub(crate) fn least_privilege(scene: &Scene) -> Result<()> {
 
 fn configure(scene: &Scene, fields: &str) -> Result<()> {
     let text = format!("apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n{fields}");
+    patch_configuration(scene, "kube-ipvs", &text)
+}
+
+/// Gives a ConfigMap another configuration.
+pub(crate) fn patch_configuration(scene: &Scene, config_map: &str, text: &str) -> Result<()> {
     let patch = serde_json::json!({"data": {"config.conf": text}}).to_string();
     scene
         .cluster
@@ -107,7 +122,7 @@ fn configure(scene: &Scene, fields: &str) -> Result<()> {
             "configmap",
             "--namespace",
             SYSTEM,
-            "kube-ipvs",
+            config_map,
             "--type=merge",
             "--patch",
             &patch,

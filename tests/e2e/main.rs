@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "this program reports to a person")]
 
 mod deploying;
+mod kubeadm;
 mod life;
 mod look;
 mod overlay;
@@ -37,6 +38,10 @@ const STEPS: &[(&str, Step)] = &[
     ("iptables-mode", life::iptables_mode),
     ("least-privilege", life::least_privilege),
     ("uninstall", deploying::uninstall),
+    ("image-swap", kubeadm::image_swap),
+    ("image-swap-configuration", kubeadm::image_swap_configuration),
+    ("image-swap-default-mode", kubeadm::image_swap_default_mode),
+    ("image-swap-uninstall", kubeadm::image_swap_uninstall),
 ];
 
 /// What the caller asked for.
@@ -48,6 +53,7 @@ struct Args {
     images: Vec<PathBuf>,
     control_plane: PathBuf,
     node: PathBuf,
+    kubeadm: PathBuf,
     skip: Vec<String>,
 }
 
@@ -106,6 +112,7 @@ fn scene(args: &Args, cluster: Box<dyn Cluster>, folder: &Path) -> Scene {
         cluster,
         folder: folder.to_owned(),
         deploy: args.deploy.clone(),
+        kubeadm: args.kubeadm.clone(),
         images: args.images.clone(),
         skipped: args.skip.clone(),
     }
@@ -141,6 +148,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
             "--image" => args.images.push(value()?.into()),
             "--control-plane" => args.control_plane = value()?.into(),
             "--node" => args.node = value()?.into(),
+            "--kubeadm" => args.kubeadm = value()?.into(),
             "--skip" => args.skip.push(value()?),
             _ => bail!("unknown argument {word:?}; `cargo xtask e2e` knows them"),
         }

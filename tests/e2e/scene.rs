@@ -15,6 +15,9 @@ const PATIENCE: Duration = Duration::from_secs(180);
 /// The namespace of the proxy.
 pub(crate) const SYSTEM: &str = "kube-system";
 
+/// Pods of the proxy: ours, or kube-proxy's own with our image. There is never more than one of the two.
+pub(crate) const PROXIES: &str = "k8s-app in (kube-ipvs, kube-proxy)";
+
 /// Where a question is asked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum From {
@@ -29,6 +32,8 @@ pub(crate) struct Scene {
     pub(crate) folder: PathBuf,
     /// The project's `deploy`.
     pub(crate) deploy: PathBuf,
+    /// Upstream's kubeadm.
+    pub(crate) kubeadm: PathBuf,
     /// Archives: the proxy's images, and those of the test.
     pub(crate) images: Vec<PathBuf>,
     /// Steps that the caller left out, by name.
@@ -132,10 +137,19 @@ impl Scene {
 
     /// What the proxy's pod said, or with `--previous` the container before.
     pub(crate) fn log(&self, previous: &str) -> String {
-        self.kubectl(&format!(
-            "logs --namespace {SYSTEM} --selector k8s-app=kube-ipvs --all-containers --tail=200 {previous}"
-        ))
-        .unwrap_or_else(|error| format!("{error:#}"))
+        let words = [
+            "logs",
+            "--namespace",
+            SYSTEM,
+            "--selector",
+            PROXIES,
+            "--all-containers",
+            "--tail=200",
+        ];
+        let previous = Some(previous).filter(|word| !word.is_empty());
+        self.cluster
+            .kubectl(&words.into_iter().chain(previous).collect::<Vec<_>>())
+            .unwrap_or_else(|error| format!("{error:#}"))
     }
 
     /// The node's own address.

@@ -42,11 +42,7 @@ pub(crate) fn services(scene: &Scene) -> Result<()> {
 /// More servers, fewer servers: the table follows, and they answer.
 pub(crate) fn scaling(scene: &Scene) -> Result<()> {
     for replicas in [5, 2] {
-        scene.kubectl(&format!("scale --namespace e2e deployment/web --replicas={replicas}"))?;
-        let counted = |(names, _): &(BTreeSet<String>, BTreeSet<String>)| names.len() == replicas;
-        let (names, _) = eventually("the servers", || scene.servers(), counted)?;
-        scene.rolled_out("e2e", "deployment/web")?;
-        let (_, addresses) = scene.servers()?;
+        let (names, addresses) = scale(scene, replicas)?;
         eventually("the table", || scene.real_servers(CLUSTER), |found| *found == addresses)?;
         let answered = scene.ask(From::Pod, CLUSTER)?;
         ensure!(answered == names, "{answered:?}, not {names:?}");
@@ -56,6 +52,15 @@ pub(crate) fn scaling(scene: &Scene) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Changes the number of servers, and gives their names and addresses once all of them run.
+pub(crate) fn scale(scene: &Scene, replicas: usize) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+    scene.kubectl(&format!("scale --namespace e2e deployment/web --replicas={replicas}"))?;
+    let counted = |(names, _): &(BTreeSet<String>, BTreeSet<String>)| names.len() == replicas;
+    eventually("the servers", || scene.servers(), counted)?;
+    scene.rolled_out("e2e", "deployment/web")?;
+    scene.servers()
 }
 
 /// All servers are replaced while a client asks: it does not notice.

@@ -73,6 +73,10 @@ pub(crate) fn run(args: &Args, kernel: Option<Name>) -> Result<ExitCode> {
     for image in &images {
         option("--image", image)?;
     }
+    option(
+        "--kubeadm",
+        &go::build(&root(), "kubeadm", "k8s.io/kubernetes/cmd/kubeadm")?,
+    )?;
     if args.cluster == Where::Kernel {
         option("--control-plane", &plane)?;
         option("--node", &go::build(&root(), "node", "./node")?)?;

@@ -78,16 +78,15 @@ impl InKernel {
         .with_context(|| format!("the kubelet said:\n{}", cluster.node.log_end("kubelet")))?;
         Ok(cluster)
     }
-
-    /// The kubeconfig of the administrator.
-    pub fn kubeconfig(&self) -> &Path {
-        &self.plane.kubeconfig
-    }
 }
 
 impl Cluster for InKernel {
     fn kubectl(&self, arguments: &[&str]) -> Result<String> {
         self.plane.kubectl(arguments)
+    }
+
+    fn kubeconfig(&self) -> &Path {
+        &self.plane.kubeconfig
     }
 
     fn import(&self, archive: &Path) -> Result<()> {

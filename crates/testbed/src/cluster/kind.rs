@@ -77,6 +77,10 @@ impl Cluster for Kind {
         tool::output(command)
     }
 
+    fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     fn import(&self, archive: &Path) -> Result<()> {
         let mut command = Command::new("kind");
         command.args(["load", "image-archive", "--name", NAME]).arg(archive);

@@ -31,6 +31,9 @@ pub trait Cluster {
     /// It ends with another status than zero: with what it said.
     fn kubectl(&self, arguments: &[&str]) -> Result<String>;
 
+    /// A kubeconfig with every right.
+    fn kubeconfig(&self) -> &Path;
+
     /// Puts the images of an OCI archive onto every node.
     ///
     /// # Errors
