@@ -86,6 +86,22 @@ fn healthz_and_livez_answer_as_kube_proxy() {
     assert_eq!(put.status, 200);
 }
 
+/// Audit F5: a rollout that never reaches the API server must not go on to the next node. The process itself is well.
+#[test]
+fn f05_healthz_is_503_until_everything_was_programmed_once() {
+    let world = World::without_pods().unwrap();
+    let unreachable = ["--master", "http://127.0.0.1:1", "--hostname-override", NODE];
+    let mut daemon = Daemon::start(&world.node, &unreachable).unwrap();
+    daemon.wait_for(0, "lost the API server").unwrap();
+    assert_eq!(both(&world.other), (503, 200));
+    let body: Value = serde_json::from_str(&ask(&world.other, HEALTH, "/healthz").body).unwrap();
+    assert_eq!((&body["nodeEligible"], &body["healthy"]), (&json!(true), &json!(false)));
+    assert!(daemon.terminate().unwrap().0.success());
+    let manifests = examples();
+    let _daemon = start(&world.node, manifests.path(), &[]);
+    assert_eq!(both(&world.other), (200, 200));
+}
+
 #[test]
 fn a_node_that_goes_is_told_by_healthz_alone() {
     let world = World::without_pods().unwrap();

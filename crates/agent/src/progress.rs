@@ -1,6 +1,7 @@
-//! Whether the sync thread gets on: it writes two atomics a round, who asks for health reads them.
+//! Whether the sync thread gets on: it writes a few atomics a round, who asks for health reads them.
 //!
-//! An object that the kernel keeps refusing is no lack of progress (L11).
+//! An object that the kernel keeps refusing is no lack of progress (L11). A round that does not end is one, whatever the
+//! thread does in it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,8 +12,12 @@ pub(crate) struct Progress {
     start: Instant,
     /// When the oldest work that is not done came, as [`Progress::moment`]; 0 = none.
     oldest: AtomicU64,
+    /// When the round began in which the thread is; 0 = it waits for something to do.
+    round: AtomicU64,
     /// When all that had come was done last.
     updated: AtomicU64,
+    /// Everything was programmed once: this node serves.
+    serving: AtomicBool,
     /// Load balancers may send traffic to this node.
     node_eligible: AtomicBool,
 }
@@ -20,17 +25,22 @@ pub(crate) struct Progress {
 /// Health at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Health {
+    /// The thread gets on.
     pub(crate) healthy: bool,
+    /// What clients ask for is answered: everything was programmed once.
+    pub(crate) serving: bool,
     /// How long ago all that had come was done.
     pub(crate) updated: Duration,
 }
 
 impl Progress {
-    /// Healthy, with nothing to do.
+    /// Healthy, with nothing to do, and not serving yet.
     pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
             oldest: AtomicU64::new(0),
+            round: AtomicU64::new(0),
+            serving: AtomicBool::new(false),
             updated: AtomicU64::new(0),
             node_eligible: AtomicBool::new(true),
         }
@@ -50,6 +60,29 @@ impl Progress {
         }
     }
 
+    /// The thread has something to do; until [`Progress::end_round`] it is in this round.
+    pub(crate) fn begin_round(&self) {
+        self.round.store(self.moment(), Ordering::Relaxed);
+    }
+
+    /// The thread waits for something to do.
+    pub(crate) fn end_round(&self) {
+        self.round.store(0, Ordering::Relaxed);
+    }
+
+    /// As [`Progress::begin`], for work that may have come at any time of this round.
+    pub(crate) fn begin_with_round(&self) {
+        if self.oldest.load(Ordering::Relaxed) == 0 {
+            let since = self.round.load(Ordering::Relaxed).max(1);
+            self.oldest.store(since, Ordering::Relaxed);
+        }
+    }
+
+    /// Everything was programmed once.
+    pub(crate) fn set_serving(&self) {
+        self.serving.store(true, Ordering::Relaxed);
+    }
+
     /// All that came is done. Returns how long the oldest of it took.
     pub(crate) fn served(&self) -> Duration {
         let now = self.moment();
@@ -60,12 +93,15 @@ impl Progress {
         }
     }
 
-    /// How long the oldest work waits; `None` = there is none.
+    /// How long the oldest work waits, or the round lasts, whichever is longer; `None` = there is none.
     pub(crate) fn oldest(&self) -> Option<Duration> {
-        match self.oldest.load(Ordering::Relaxed) {
-            0 => None,
-            since => Some(Duration::from_nanos(self.moment().saturating_sub(since))),
-        }
+        let now = self.moment();
+        [&self.oldest, &self.round]
+            .into_iter()
+            .map(|moment| moment.load(Ordering::Relaxed))
+            .filter(|since| *since != 0)
+            .min()
+            .map(|since| Duration::from_nanos(now.saturating_sub(since)))
     }
 
     /// Unhealthy where something waits for longer than that.
@@ -73,6 +109,7 @@ impl Progress {
         let updated = self.moment().saturating_sub(self.updated.load(Ordering::Relaxed));
         Health {
             healthy: self.oldest().is_none_or(|age| age < timeout),
+            serving: self.serving.load(Ordering::Relaxed),
             updated: Duration::from_nanos(updated),
         }
     }
@@ -107,5 +144,30 @@ mod tests {
         assert_eq!(progress.oldest(), None);
         assert!(progress.health(short).healthy);
         assert!(progress.health(short).updated < long);
+    }
+
+    #[test]
+    fn f03_a_round_that_does_not_end_is_unhealthy_and_what_came_in_it_counts_from_its_begin() {
+        let progress = Progress::new();
+        let short = Duration::from_millis(20);
+        progress.begin_round();
+        sleep(short);
+        assert!(!progress.health(short).healthy);
+        progress.begin();
+        assert!(progress.served() < short);
+        progress.begin_with_round();
+        progress.end_round();
+        assert!(!progress.health(short).healthy);
+        assert!(progress.served() >= short);
+        assert!(progress.health(short).healthy);
+    }
+
+    #[test]
+    fn f05_nothing_is_served_before_everything_was_done_once() {
+        let progress = Progress::new();
+        let health = progress.health(Duration::from_secs(60));
+        assert!(health.healthy && !health.serving);
+        progress.set_serving();
+        assert!(progress.health(Duration::from_secs(60)).serving);
     }
 }

@@ -16,7 +16,7 @@ use api_watch::EventSink;
 use dataplane::commit::Report;
 use dataplane::kernel::chain;
 use dataplane::{Drift, KernelBroken, Plane};
-use service_model::{Batch, Cluster, Config, Family, Kind, ObjectName};
+use service_model::{Backlog, Batch, Cluster, Config, Family, Kind, ObjectName};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -172,23 +172,48 @@ impl<P: Plane> Sync<P> {
         Ok(())
     }
 
-    /// Waits for something to do and takes in all batches that wait. False at the end of the batches.
+    /// Waits for something to do, and takes in what waits. False at the end of the batches.
     async fn wait(&mut self) -> bool {
+        self.telemetry.end_round();
         let input = match self.pause(Instant::now()) {
             Some(pause) => timeout(pause, self.input()).await.unwrap_or(Some(Input::Nothing)),
             None => self.input().await,
         };
+        self.telemetry.begin_round();
         match input {
             None => return false,
             Some(Input::Nothing) => {}
-            Some(Input::Batch(batch)) => self.cluster.extend(batch),
+            Some(Input::Batch(batch)) => self.take_in(batch),
             Some(Input::Disturbance(what)) => self.disturbed(what, Instant::now()),
             Some(Input::Look(look)) => self.looked(look, Instant::now()),
         }
-        while let Ok(batch) = self.batches.try_recv() {
-            self.cluster.extend(batch);
+        // What others hear must not wait for a pause of the batches.
+        for _ in 0..self.heard.disturbances.max_capacity() {
+            let Ok(what) = self.heard.disturbances.try_recv() else {
+                break;
+            };
+            self.disturbed(what, Instant::now());
+        }
+        if let Ok(look) = self.heard.looks.try_recv() {
+            self.looked(look, Instant::now());
         }
         true
+    }
+
+    /// Takes in a batch and those that wait behind it, no more of them than the channel holds: a source that never pauses
+    /// must not keep the thread from its commits. Each object is computed once, whatever was told of it (F3).
+    fn take_in(&mut self, first: Batch) {
+        // Before the picture is complete nothing can be done, and nothing waits.
+        if self.serving {
+            self.telemetry.begin();
+        }
+        let mut backlog = Backlog::default();
+        backlog.push(first);
+        for _ in 0..self.batches.max_capacity() {
+            let Ok(batch) = self.batches.try_recv() else { break };
+            backlog.push(batch);
+        }
+        self.cluster.catch_up(&mut backlog);
     }
 
     /// `None` at the end of the batches.
@@ -318,6 +343,9 @@ impl<P: Plane> Sync<P> {
                 if committed {
                     self.telemetry.commit_age(age);
                 }
+                if !self.batches.is_empty() {
+                    self.telemetry.begin_with_round();
+                }
                 self.survey(now);
             }
             Ok(_) => {}
@@ -407,6 +435,7 @@ impl<P: Plane> Sync<P> {
             }
             let survey = Arc::new(self.plane.survey());
             self.telemetry.surveyed(Arc::clone(&survey));
+            self.telemetry.serving();
             Voice::serving(&survey, report.total(), self.started.elapsed());
             let _ = self.tell_serving.take().map(|tell| tell.send(()));
         }

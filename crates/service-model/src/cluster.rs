@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::arrival::{Arrivals, Pending};
+use crate::backlog::Backlog;
 use crate::claim::{Claim, Claims};
 use crate::config::{Config, NodePortAddresses};
 use crate::endpoint_cache::{Slice, ZoneSets};
@@ -456,6 +457,16 @@ impl Cluster {
             self.claim(&name);
             self.touched.insert(name);
         }
+    }
+}
+
+impl Cluster {
+    /// Takes in all that waits, and leaves nothing. Events that were folded away count as arrived.
+    pub fn catch_up(&mut self, backlog: &mut Backlog) {
+        let (events, folded) = backlog.take();
+        self.arrivals.services += folded.services;
+        self.arrivals.endpoint_slices += folded.endpoint_slices;
+        self.extend(events);
     }
 }
 

@@ -1,12 +1,13 @@
 //! Kubernetes Service semantics: which addresses a service answers at on this node, with which endpoints
 //! and under which policy. Pure: no I/O, no clock, no log, and it does not fail.
 //!
-//! Reading order: [`object`] and [`event`] (what comes in), [`frontend`] (what goes out), [`cluster`] (the state
+//! Reading order: [`object`] and [`event`] (what comes in), [`backlog`] (what waits of it), [`frontend`] (what goes out), [`cluster`] (the state
 //! between), [`arrival`] (what is told of it), `face` (a service's addresses), `claim` (conflicts), `endpoint_cache` and `policy` (its endpoints),
 //! `program` (all of it together), `rotation`, `unreadable` (what could not come in). `address` and `duration` read texts.
 
 mod address;
 pub mod arrival;
+pub mod backlog;
 mod claim;
 pub mod cluster;
 pub mod config;
@@ -26,6 +27,7 @@ mod unreadable;
 
 pub use address::{parse_cidr, parse_ip};
 pub use arrival::{Arrivals, Pending};
+pub use backlog::Backlog;
 pub use cluster::Cluster;
 pub use config::{Capture, Config, DetectLocal, NodePortAddresses};
 pub use duration::parse_duration;

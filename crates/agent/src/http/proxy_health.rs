@@ -74,18 +74,20 @@ impl ProxyHealth {
 
     fn tell(&self, good: &Counter, bad: &Counter, node_eligible: Option<bool>, now: Timestamp) -> Answer {
         let health = self.progress.health(self.timeout);
-        let well = health.healthy && node_eligible != Some(false);
+        // Load balancers and rollouts go by /healthz: a node that serves nothing yet is not healthy (audit F5).
+        let healthy = health.healthy && (health.serving || node_eligible.is_none());
+        let well = healthy && node_eligible != Some(false);
         let last_updated = now.checked_sub(health.updated).unwrap_or(now).to_string();
         let family = Family {
             last_updated: last_updated.clone(),
-            healthy: health.healthy,
+            healthy,
         };
         let body = Body {
             // Who is well has updated just now, even where nothing was to be done.
             last_updated: if well { now.to_string() } else { last_updated },
             current_time: now.to_string(),
             node_eligible,
-            healthy: health.healthy,
+            healthy,
             status: Families {
                 v4: family.clone(),
                 v6: family,

@@ -68,6 +68,26 @@ impl Telemetry {
         self.readers.progress.begin();
     }
 
+    /// The thread has something to do.
+    pub(super) fn begin_round(&self) {
+        self.readers.progress.begin_round();
+    }
+
+    /// The thread waits for something to do.
+    pub(super) fn end_round(&self) {
+        self.readers.progress.end_round();
+    }
+
+    /// Something came while the round went on.
+    pub(super) fn begin_with_round(&self) {
+        self.readers.progress.begin_with_round();
+    }
+
+    /// Everything was programmed once.
+    pub(super) fn serving(&self) {
+        self.readers.progress.set_serving();
+    }
+
     /// Nothing is left to be done. Returns how long the oldest of it took.
     pub(super) fn served(&self) -> Duration {
         self.readers.progress.served()

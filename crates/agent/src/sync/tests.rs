@@ -180,6 +180,28 @@ fn endpoints_that_move_between_slices_are_not_touched() {
     }
 }
 
+/// Audit F3: a Service that changes faster than it is computed must not keep the others waiting.
+#[test]
+fn f03_a_round_computes_each_object_once_and_then_commits() {
+    let mut world = World::new(&manifests(&[[1].into()], 8), Duration::ZERO);
+    let changed = |port: u16| {
+        let mut service = service_model::Service::new(ObjectName::new("default", "hot"));
+        service.cluster_ips.push([10, 96, 0, 77].into());
+        service.health_check_node_port = port;
+        Event::Service(service_model::Change::Applied(service))
+    };
+    for port in 1..=1000 {
+        world.to_sync.try_send(vec![changed(port)]).unwrap();
+    }
+    world.runtime.block_on(async { assert!(world.sync.wait().await) });
+    let arrivals = world.sync.cluster.arrivals();
+    assert_eq!(arrivals.pending.services, 1, "one change is computed");
+    assert!(arrivals.services >= 1000, "all of them count as arrived");
+    assert!(world.sync.batches.is_empty());
+    world.sync.step();
+    assert!(!world.sync.is_due());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
