@@ -131,6 +131,9 @@ pub(crate) fn iptables(budget: &Budget) -> Result<IptablesPlane<StoppingPrograms
     Ok(IptablesPlane::new(programs, iptables::Settings::default()))
 }
 
+/// Ops in a share of a commit: few, so that a process is stopped between two of them, too.
+const SHARE: usize = 16;
+
 /// kube-ipvs without its threads: what its sync thread does with events.
 pub(crate) struct Process<P> {
     cluster: Cluster,
@@ -168,11 +171,16 @@ impl<P: Plane> Process<P> {
             self.plane.adopt()?;
             self.adopted = true;
         }
-        let Ok(report) = self.plane.commit(now) else {
-            return Ok(false);
-        };
-        ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);
-        while self.plane.has_background(now) {
+        loop {
+            let Ok(report) = self.plane.commit(now, SHARE) else {
+                return Ok(false);
+            };
+            ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);
+            if !report.more {
+                break;
+            }
+        }
+        while self.plane.next_background(now).is_some() {
             let Ok(report) = self.plane.background(now) else {
                 return Ok(false);
             };

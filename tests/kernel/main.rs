@@ -7,6 +7,7 @@
     reason = "a test stops at what it did not expect"
 )]
 
+mod attack;
 mod cleanup;
 mod config_file;
 mod conformance;

@@ -221,8 +221,14 @@ impl Process {
 
     fn commit(&mut self) {
         self.want();
-        let report = self.plane.commit(self.now).unwrap();
-        assert!(report.refused.is_empty(), "{:?}", report.refused);
+        // Shares, so that what belongs together is written in parts.
+        loop {
+            let report = self.plane.commit_share(self.now, 8).unwrap();
+            assert!(report.refused.is_empty(), "{:?}", report.refused);
+            if !report.more {
+                break;
+            }
+        }
         while self.plane.has_addresses_to_add(self.now) {
             self.plane.commit_addresses(self.now).unwrap();
         }

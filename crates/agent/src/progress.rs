@@ -78,6 +78,14 @@ impl Progress {
         }
     }
 
+    /// All that came before `since` is done; what came later waits.
+    pub(crate) fn served_until(&self, since: Instant) {
+        let since = since.saturating_duration_since(self.start).as_nanos();
+        let since = u64::try_from(since).unwrap_or(u64::MAX).max(1);
+        self.oldest.store(since, Ordering::Relaxed);
+        self.updated.store(since, Ordering::Relaxed);
+    }
+
     /// Everything was programmed once.
     pub(crate) fn set_serving(&self) {
         self.serving.store(true, Ordering::Relaxed);

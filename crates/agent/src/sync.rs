@@ -4,6 +4,7 @@
 //! No locks, no clock but its own, and no other thread writes to the kernel. What it says in words is in [`voice`], what
 //! it tells in numbers in [`telemetry`].
 
+mod pace;
 mod telemetry;
 mod voice;
 
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 use tracing::{debug, error, warn};
 
 use crate::listeners::{Disturbance, Heard, Look};
+use pace::Pace;
 pub(crate) use telemetry::Readers;
 use telemetry::Telemetry;
 use voice::Voice;
@@ -88,6 +90,9 @@ enum Audit {
 /// An audit costs at most one part in so many of a processor's time.
 const AUDIT_SHARE: u32 = 33;
 
+/// Looks for UDP flows to be ended walk the whole connection tracker, and cost at most one part in so many (audit F18).
+const FLOWS_SHARE: u32 = 10;
+
 /// The thread's state.
 pub(crate) struct Sync<P: Plane> {
     cluster: Cluster,
@@ -111,6 +116,11 @@ pub(crate) struct Sync<P: Plane> {
     must_adopt: bool,
     /// The audit staged something.
     must_repair: bool,
+    /// The last commit was a share, and more is to be written.
+    more: bool,
+    /// When all of that was wanted that the next report of having caught up is about.
+    marked: Instant,
+    pace: Pace,
     /// No commit before this.
     not_before: Instant,
     /// Services whose programs may have changed since the last commit.
@@ -151,6 +161,9 @@ impl<P: Plane> Sync<P> {
             tell_serving: Some(serving),
             must_adopt: true,
             must_repair: false,
+            more: false,
+            marked: now,
+            pace: Pace::default(),
             not_before: now,
             touched: BTreeSet::new(),
             survey_at: None,
@@ -280,7 +293,10 @@ impl<P: Plane> Sync<P> {
         let node = (!self.serving)
             .then_some(self.started + NODE_PATIENCE)
             .filter(|at| *at > now);
-        let background = (self.serving && !self.must_adopt && self.plane.has_background(now)).then_some(now);
+        let background = match self.serving && !self.must_adopt {
+            true => self.plane.next_background(now),
+            false => None,
+        };
         let staged = (self.serving && self.is_due()).then_some(self.not_before);
         let when_allowed = |at: Option<Instant>| at.filter(|_| self.serving).map(|at| at.max(self.not_before));
         let retry = when_allowed(self.plane.next_retry());
@@ -298,7 +314,7 @@ impl<P: Plane> Sync<P> {
     }
 
     fn is_due(&self) -> bool {
-        self.must_adopt || self.must_repair || !self.touched.is_empty()
+        self.must_adopt || self.must_repair || self.more || !self.touched.is_empty()
     }
 
     /// Has somebody look, where the time has come.
@@ -424,10 +440,21 @@ impl<P: Plane> Sync<P> {
         self.telemetry
             .tried(now.elapsed(), self.plane.passes(), &self.plane.take_restores());
         let report = done?;
-        self.telemetry.committed(&report, self.cluster.take_pending());
+        self.telemetry.committed(&report);
         self.telemetry.rejections(self.voice.rejected());
         self.voice.commit(&self.plane, touched.len(), &report, now.elapsed());
         self.changed(&report, now);
+        if report.caught_up {
+            self.telemetry.served_until(self.marked);
+            self.marked = now;
+        }
+        self.more = report.more;
+        if self.more {
+            // A share is a part of a commit: the next one does not wait.
+            self.not_before = now;
+            return Ok(());
+        }
+        self.telemetry.programmed_all(self.cluster.take_pending());
         if !self.serving {
             self.serving = true;
             if self.cluster.wants_other_nodes() && !self.cluster.knows_other_nodes() {
@@ -455,7 +482,15 @@ impl<P: Plane> Sync<P> {
             }
         }
         self.must_repair = false;
-        self.plane.commit(now)
+        let walks = |plane: &P| plane.passes().iter().map(|passes| passes.took).sum::<Duration>();
+        let (begin, before) = (Instant::now(), walks(&self.plane));
+        let report = self.plane.commit(now, self.pace.ops())?;
+        let (took, walked) = (begin.elapsed(), walks(&self.plane).saturating_sub(before));
+        self.pace.learn(report.total(), took.saturating_sub(walked));
+        if !walked.is_zero() {
+            self.plane.rest_flows(Instant::now() + walked * FLOWS_SHARE);
+        }
+        Ok(report)
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Instant;
 
-use ipvs::{Command, SchedulerName, VipCommand, VirtualServer};
+use ipvs::{Command, RealServer, SchedulerName, VipCommand, VirtualServer};
 use nftables::Family;
 use rustc_hash::FxHashSet;
 
@@ -24,6 +24,10 @@ pub struct Report {
     pub fallen_back: Vec<(VirtualServer, SchedulerName)>,
     /// Something was not as the ledger said and was staged anew: planning again is worth while at once.
     pub surprised: bool,
+    /// It was a share, and more is to be written.
+    pub more: bool,
+    /// All that was wanted when a report said so last has been tried.
+    pub caught_up: bool,
     /// Ops that were sent, by [`Op::name`] and the kernel's errno, 0 = executed.
     pub answers: Vec<(&'static str, i32, u64)>,
 }
@@ -33,13 +37,13 @@ enum Verdict {
     /// The object is as the op wanted it.
     Done,
     /// The object is there, with a value that must be looked up.
-    Exists,
+    Exists(VirtualServer),
     /// The virtual server is not there, so neither are its real servers.
-    ServerMissing,
+    ServerMissing(VirtualServer),
     /// The real server is not there.
-    RealServerMissing,
+    RealServerMissing(VirtualServer, RealServer),
     /// The kernel has no such scheduler.
-    SchedulerMissing,
+    SchedulerMissing(VirtualServer),
     /// The element is there with another value (`true`), or is not there.
     ElementDiffers(ElementKey, bool),
     /// There is no such table.
@@ -114,57 +118,61 @@ pub fn commit(
         }
         for (op, answer) in ops.iter().zip(kernel.execute(&ops)?) {
             report.answered(op, &answer);
-            match verdict(op, answer) {
+            let error = answer.as_ref().err().cloned();
+            let surprise = match verdict(op, answer) {
                 Verdict::Done => {
                     ledger.done(op);
                     report.count(op.phase());
+                    false
                 }
-                Verdict::Exists => {
-                    if let Op::Ipvs(Command::NewService(server, _) | Command::NewDest(server, ..)) = op {
-                        let present = kernel.read_virtual_server(server)?;
-                        ledger.learn_server(server, present.as_ref());
-                        report.surprised = true;
-                    }
+                Verdict::Exists(server) => {
+                    let present = kernel.read_virtual_server(&server)?;
+                    ledger.learn_server(&server, present.as_ref());
+                    true
                 }
-                Verdict::ServerMissing => {
-                    if let Op::Ipvs(
-                        Command::SetService(server, _) | Command::NewDest(server, ..) | Command::SetDest(server, ..),
-                    ) = op
-                    {
-                        ledger.learn_server(server, None);
-                        report.surprised = true;
-                    }
+                Verdict::ServerMissing(server) => {
+                    ledger.learn_server(&server, None);
+                    true
                 }
-                Verdict::RealServerMissing => {
-                    if let Op::Ipvs(Command::SetDest(server, real, _)) = op {
-                        ledger.real_server_missing(*server, *real);
-                        report.surprised = true;
-                    }
+                Verdict::RealServerMissing(server, real) => {
+                    ledger.real_server_missing(server, real);
+                    true
                 }
-                Verdict::SchedulerMissing => {
-                    if let Op::Ipvs(Command::NewService(server, _) | Command::SetService(server, _)) = op {
-                        ledger.scheduler_missing(*server);
-                        withheld.anew.extend(server.address());
-                        report.surprised = true;
-                    }
+                Verdict::SchedulerMissing(server) => {
+                    ledger.scheduler_missing(server);
+                    withheld.anew.extend(server.address());
+                    report.surprised = true;
+                    false
                 }
                 Verdict::ElementDiffers(key, there) => {
                     ledger.element_differs(key, there);
-                    report.surprised = true;
+                    true
                 }
                 Verdict::TableMissing(family) => {
                     ledger.table_missing(family);
-                    report.surprised = true;
+                    true
                 }
                 Verdict::Refused(error) => {
-                    ledger.refuse(op, &error.reason, now);
-                    withheld.refused(op);
-                    report.refused.push((op.clone(), error));
+                    refuse(op, error, ledger, &mut withheld, &mut report, now);
+                    false
                 }
+            };
+            match error {
+                // Where the kernel surprises us again with the same object, that one waits: it must not take every share.
+                Some(error) if surprise && !ledger.surprise(op.key()) => {
+                    refuse(op, error, ledger, &mut withheld, &mut report, now);
+                }
+                _ => report.surprised |= surprise,
             }
         }
     }
     Ok(report)
+}
+
+fn refuse(op: &Op, error: OpError, ledger: &mut Ledger, withheld: &mut Withheld, report: &mut Report, now: Instant) {
+    ledger.refuse(op, &error.reason, now);
+    withheld.refused(op);
+    report.refused.push((op.clone(), error));
 }
 
 /// What must not happen since something before it was refused (L3): a VIP whose virtual servers were all refused does
@@ -231,18 +239,21 @@ fn verdict(op: &Op, answer: Result<(), OpError>) -> Verdict {
         (Op::Policy(PolicyCommand::Add(key, _)), libc::EEXIST) => Verdict::ElementDiffers(*key, true),
         (Op::Policy(PolicyCommand::Add(key, _)), libc::ENOENT) => Verdict::TableMissing(key.family()),
         (Op::Policy(PolicyCommand::Replace(key, _)), libc::ENOENT) => Verdict::ElementDiffers(*key, false),
-        (Op::Ipvs(Command::NewService(_, config) | Command::SetService(_, config)), libc::ENOENT)
+        (Op::Ipvs(Command::NewService(server, config) | Command::SetService(server, config)), libc::ENOENT)
             if !Ledger::is_last_scheduler(config) =>
         {
-            Verdict::SchedulerMissing
+            Verdict::SchedulerMissing(*server)
         }
-        (Op::Ipvs(Command::NewService(..) | Command::NewDest(..)), libc::EEXIST) => Verdict::Exists,
+        (Op::Ipvs(Command::NewService(server, _) | Command::NewDest(server, ..)), libc::EEXIST) => {
+            Verdict::Exists(*server)
+        }
         (Op::Ipvs(Command::DelService(_)), libc::ESRCH) => Verdict::Done,
         (Op::Ipvs(Command::DelDest(..)), libc::ENOENT | libc::ESRCH) => Verdict::Done,
-        (Op::Ipvs(Command::SetDest(..)), libc::ENOENT) => Verdict::RealServerMissing,
-        (Op::Ipvs(Command::SetService(..) | Command::NewDest(..) | Command::SetDest(..)), libc::ESRCH) => {
-            Verdict::ServerMissing
-        }
+        (Op::Ipvs(Command::SetDest(server, real, _)), libc::ENOENT) => Verdict::RealServerMissing(*server, *real),
+        (
+            Op::Ipvs(Command::SetService(server, _) | Command::NewDest(server, ..) | Command::SetDest(server, ..)),
+            libc::ESRCH,
+        ) => Verdict::ServerMissing(*server),
         (Op::Vip(VipCommand::AddRoute(_) | VipCommand::AddAddress(_)), libc::EEXIST) => Verdict::Done,
         (Op::Vip(VipCommand::DelRoute(_)), libc::ESRCH) => Verdict::Done,
         (Op::Vip(VipCommand::DelAddress(_)), libc::EADDRNOTAVAIL) => Verdict::Done,

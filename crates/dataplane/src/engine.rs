@@ -75,10 +75,7 @@ impl<K: Kernel> DataPlane<K> {
             return;
         }
         self.ledger.want_rules(Rules {
-            family: match family {
-                Family::V4 => nftables::Family::Ip,
-                Family::V6 => nftables::Family::Ip6,
-            },
+            family: table_family(family),
             masquerade_bit: self.masquerade_bit,
             local,
         });
@@ -108,7 +105,10 @@ impl<K: Kernel> DataPlane<K> {
 
     /// What one service is to be from now on. Nothing is written yet.
     pub fn want(&mut self, service: &ObjectName, program: &Program) {
-        let objects = compile(program);
+        let mut objects = compile(program);
+        // A family that the node has not has no table either.
+        let has = |family| self.families.iter().any(|of| table_family(*of) == family);
+        objects.elements.retain(|(key, _)| has(key.family()));
         self.ledger.want(service, priority(service, program), &objects);
     }
 
@@ -119,25 +119,43 @@ impl<K: Kernel> DataPlane<K> {
         plan
     }
 
-    /// Writes what is staged. Nothing staged = no system call.
+    /// Writes what is staged, all of it. Nothing staged = no system call.
     ///
     /// # Errors
     /// Where the way to the kernel broke: [`DataPlane::adopt`] before the next commit.
     pub fn commit(&mut self, now: Instant) -> Result<Report, KernelBroken> {
+        self.commit_share(now, usize::MAX)
+    }
+
+    /// Writes a share of what is staged, of about this many ops, each service in its turn; [`Report::more`] tells whether
+    /// another one is to follow. Between two shares anything may be wanted.
+    ///
+    /// # Errors
+    /// As [`DataPlane::commit`].
+    pub fn commit_share(&mut self, now: Instant, ops: usize) -> Result<Report, KernelBroken> {
         let mut report = Report::default();
+        let mut left = ops;
         for _ in 0..ROUNDS {
-            let plan = self.ledger.plan(now);
+            let plan = self.ledger.plan_share(now, left);
             if plan.is_empty() {
                 break;
             }
+            left = left.saturating_sub(plan.ops().len());
             report.append(commit(&plan, &mut self.ledger, &mut self.kernel, now)?);
         }
         report.fallen_back = self.ledger.take_fallen_back();
+        report.more = left == 0 || self.ledger.has_more();
+        report.caught_up = self.ledger.is_caught_up();
         debug_assert!(
-            report.surprised || self.ledger.plan(now).is_empty(),
+            report.surprised || report.more || self.ledger.plan(now).is_empty(),
             "planning again after a commit gives nothing"
         );
         Ok(report)
+    }
+
+    /// No UDP flows are looked for before then; [`Ledger::next_retry`] tells when there are some that wait.
+    pub fn rest_flows(&mut self, until: Instant) {
+        self.ledger.rest_flows(until);
     }
 
     /// Looks at the real servers that drain: to be called when [`Ledger::next_look`] says so. True where one may go, with
@@ -183,6 +201,13 @@ impl<K: Kernel> DataPlane<K> {
     #[cfg(any(test, feature = "test-util"))]
     pub fn kernel_mut(&mut self) -> &mut K {
         &mut self.kernel
+    }
+}
+
+fn table_family(family: Family) -> nftables::Family {
+    match family {
+        Family::V4 => nftables::Family::Ip,
+        Family::V6 => nftables::Family::Ip6,
     }
 }
 

@@ -6,32 +6,27 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use ipvs::{
-    Command, Flags, Protocol, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer,
-    VirtualServerConfig,
-};
+use ipvs::{Command, Flags, Protocol, RealServer, RealServerConfig, SchedulerName, VirtualServer, VirtualServerConfig};
 use nftables::Family;
 use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::{ObjectName, Scheduler};
 
 use crate::adoption::{Adoption, Drift};
+use crate::agenda::Agenda;
 use crate::compile::{Compiled, Objects, Priority, scheduler_name};
 use crate::drain::{Drained, Drains};
 use crate::element::{ElementKey, ElementValue, Place, SetName, family_of};
 use crate::kernel::{PresentServer, Snapshot};
-use crate::plan::{EndFlows, Key, Op, Placed, Plan, PolicyCommand};
+use crate::plan::{EndFlows, Key, Op, Phase, Placed, PolicyCommand};
 use crate::policy_ledger::PolicyLedger;
+use crate::refusals::{Refusals, Refused};
 use crate::rules::Rules;
 use crate::server_entry::ServerEntry;
 use crate::slot::Difference;
 use crate::vip_ledger::VipLedger;
 
+mod share;
 mod survey;
-
-/// First wait after a refused op.
-const RETRY_MIN: Duration = Duration::from_secs(1);
-/// Longest wait between two tries of one op.
-const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// How long a real server of UDP stays after it is gone: an answer may be under way, which is lost with it
 /// (`expire_nodest_conn`). Its clients, who may never pause, stay with it as long (L8).
@@ -48,10 +43,18 @@ pub struct Ledger {
     drain_timeout: Duration,
     /// The virtual servers of each service.
     services: FxHashMap<ObjectName, Vec<VirtualServer>>,
-    /// Objects whose two sides may differ, without the addresses to be added.
+    /// Objects whose two sides may differ since the last share was taken, without the addresses to be added.
     staged: FxHashSet<Key>,
-    /// Objects that the kernel refused, and when they are tried again.
-    refused: FxHashMap<Key, Refused>,
+    /// Objects whose turn has not come yet.
+    agenda: Agenda,
+    /// Flows that are looked for when the walk before has been paid for, and when that is.
+    resting: FxHashSet<Key>,
+    rest_until: Option<Instant>,
+    /// Objects that wait for a retry, their own or of what they need.
+    parked: FxHashSet<Key>,
+    refused: Refusals,
+    /// Objects that the kernel held otherwise than was thought when they were written last.
+    surprising: FxHashSet<Key>,
     /// Schedulers that the kernel turned out to lack; asked for again after the next adoption (T22).
     no_schedulers: FxHashSet<SchedulerName>,
     /// Virtual servers that have `rr` in place of one of these.
@@ -60,17 +63,6 @@ pub struct Ledger {
     written: Option<FxHashSet<Key>>,
     /// Virtual servers with `rr` that were not told yet.
     fallen_back: Vec<(VirtualServer, SchedulerName)>,
-}
-
-/// An op that the kernel refused.
-#[derive(Clone, Debug)]
-pub struct Refused {
-    /// How often in a row.
-    pub times: u32,
-    /// When it is tried again.
-    pub retry_at: Instant,
-    /// What the kernel said.
-    pub reason: Box<str>,
 }
 
 /// The scheduler that every kernel with IPVS has where modules are complete, and kube-proxy's default.
@@ -124,6 +116,7 @@ impl Ledger {
     /// or by a route of ours (L10). One that turns out to be wanted is ours as well; then [`Ledger::learn_server`] brings
     /// it in. What was written since the snapshot was asked for ([`Ledger::watch_writes`]) counts more than it.
     pub fn adopt(&mut self, snapshot: &Snapshot) -> Drift {
+        self.surprising.clear();
         let written = self.written.take().unwrap_or_default();
         let mut adoption = Adoption::new(written);
         self.vips.adopt(snapshot, &mut self.staged, &mut adoption);
@@ -195,7 +188,9 @@ impl Ledger {
         let entry = self.servers.entry(*server).or_default();
         entry.slot.has = present.map(|present| present.config);
         entry.real_servers.iter_mut().for_each(|real| real.slot.has = None);
-        for (real, config) in present.iter().flat_map(|present| &present.real_servers) {
+        let reals = present.map_or(&[][..], |present| &present.real_servers);
+        entry.make_room(reals.iter().map(|(real, _)| *real));
+        for (real, config) in reals {
             entry.real_mut(*real).slot.has = Some(*config);
         }
         self.stage_server(server);
@@ -206,10 +201,11 @@ impl Ledger {
         self.policies.want(service, &objects.elements, &mut self.staged);
         let before = self.services.remove(service).unwrap_or_default();
         let now: Vec<_> = objects.servers.iter().map(|object| object.server).collect();
+        let kept: FxHashSet<_> = now.iter().copied().collect();
         for object in &objects.servers {
             self.want_server(service, priority, object, objects.drain_timeout);
         }
-        for server in before.iter().filter(|server| !now.contains(server)) {
+        for server in before.iter().filter(|server| !kept.contains(server)) {
             self.release(service, server);
         }
         if !now.is_empty() {
@@ -251,7 +247,12 @@ impl Ledger {
             entry.slot.wanted = Some(config);
             self.staged.insert(Key::VirtualServer(object.server));
         }
+        let again = entry.slot.has.is_some() && flows;
         flows |= entry.want_reals(object.server, &object.real_servers, &mut self.staged);
+        if again {
+            // It was about to go, and its real servers with it: those that are not wanted now go alone.
+            entry.stage(object.server, &mut self.staged);
+        }
         if flows {
             self.staged.extend(flows_of(&object.server));
         }
@@ -291,50 +292,6 @@ impl Ledger {
         {
             self.staged.extend(flows_of(server));
         }
-    }
-
-    /// The staged changes in order, without those that wait for their retry and without the addresses to be added to
-    /// `kube-ipvs0`, which [`Ledger::plan_addresses`] gives.
-    pub fn plan(&mut self, now: Instant) -> Plan {
-        self.keep_drains(now);
-        let mut placed = Vec::with_capacity(self.staged.len());
-        let mut settled = Vec::new();
-        for key in &self.staged {
-            match self.op(key, now) {
-                None => settled.push(*key),
-                Some(Placed {
-                    op: Op::Vip(VipCommand::AddAddress(_)),
-                    ..
-                }) => settled.push(*key),
-                Some(found) if !self.waits(key, now) => placed.push(found),
-                Some(_) => {}
-            }
-        }
-        settled.iter().for_each(|key| self.settle(key));
-        Plan::new(placed)
-    }
-
-    /// At most `limit` addresses to be added to `kube-ipvs0`.
-    pub fn plan_addresses(&mut self, now: Instant, limit: usize) -> Plan {
-        self.vips.settle_background();
-        let due = self.vips.background().filter(|key| !self.waits(key, now));
-        Plan::new(due.filter_map(|key| self.op(&key, now)).take(limit).collect())
-    }
-
-    /// Addresses remain to be added to `kube-ipvs0`, and may be tried now.
-    pub fn has_addresses_to_add(&self, now: Instant) -> bool {
-        self.vips.background().any(|key| !self.waits(&key, now))
-    }
-
-    fn waits(&self, key: &Key, now: Instant) -> bool {
-        let waits = |key: &Key| self.refused.get(key).is_some_and(|refused| refused.retry_at > now);
-        // Nothing can be added where its table or its virtual server could not.
-        waits(key)
-            || match key {
-                Key::RealServer(server, _) => waits(&Key::VirtualServer(*server)),
-                Key::Element(element) => waits(&Key::Rules(element.family())),
-                _ => false,
-            }
     }
 
     /// The op that brings an object to its wanted value; `None` where nothing is to be done, or where it is done by
@@ -483,33 +440,15 @@ impl Ledger {
         self.drains.len()
     }
 
-    /// Forgets a staged key that needs no op: done, no longer wanted, or (a real server) gone with its virtual server.
-    fn settle(&mut self, key: &Key) {
-        self.staged.remove(key);
-        self.refused.remove(key);
-        self.forget_vacant(key);
-    }
-
-    fn forget_vacant(&mut self, key: &Key) {
-        match *key {
-            Key::Rules(_) | Key::Flows(_) => {}
-            Key::Element(element) => self.policies.forget_vacant(&element),
-            Key::VirtualServer(server) | Key::RealServer(server, _) => {
-                let Some(entry) = self.servers.get_mut(&server) else {
-                    return;
-                };
-                entry.real_servers.retain(|real| !real.slot.is_vacant());
-                if entry.slot.is_vacant() && entry.real_servers.is_empty() {
-                    self.servers.remove(&server);
-                }
-            }
-            Key::Route(ip) | Key::Address(ip) => self.vips.forget_vacant(ip),
-        }
+    /// The object is not as it was thought to be. False where it was so before, and has not been written since.
+    pub fn surprise(&mut self, key: Key) -> bool {
+        self.surprising.insert(key)
     }
 
     /// The op was executed: the kernel now has its value.
     pub fn done(&mut self, op: &Op) {
-        let late = self.refused.remove(&op.key()).is_some();
+        self.surprising.remove(&op.key());
+        let late = self.refused.remove(&op.key());
         if let Some(written) = &mut self.written {
             written.insert(op.key());
             // A virtual server takes its real servers with it.
@@ -594,21 +533,8 @@ impl Ledger {
 
     /// The op was refused: it stays staged and is tried again after a wait that doubles each time (L11).
     pub fn refuse(&mut self, op: &Op, reason: &str, now: Instant) {
-        let key = op.key();
-        let times = self
-            .refused
-            .get(&key)
-            .map_or(0, |refused| refused.times)
-            .saturating_add(1);
-        let wait = RETRY_MIN.saturating_mul(1 << (times - 1).min(6)).min(RETRY_MAX);
-        self.refused.insert(
-            key,
-            Refused {
-                times,
-                retry_at: now + wait,
-                reason: reason.into(),
-            },
-        );
+        let in_background = op.phase() == Phase::Addresses;
+        self.refused.add(op.key(), in_background, reason, now);
     }
 
     /// What the kernel refused and was not yet made good.
@@ -616,9 +542,15 @@ impl Ledger {
         self.refused.iter()
     }
 
-    /// When the next refused op is due.
+    /// No flows are looked for before then.
+    pub fn rest_flows(&mut self, until: Instant) {
+        self.rest_until = Some(until);
+    }
+
+    /// When the next op is due that was refused, or that rests.
     pub fn next_retry(&self) -> Option<Instant> {
-        self.refused.values().map(|refused| refused.retry_at).min()
+        let rest = self.rest_until.filter(|_| !self.resting.is_empty());
+        rest.into_iter().chain(self.refused.next()).min()
     }
 
     /// The service that wants this virtual server.

@@ -1,7 +1,8 @@
 //! From frontends to kernel objects: what we want, what the kernel has, the ordered changes between them.
 //!
 //! Reading order: [`compile`] (frontends → objects), [`rules`] and [`element`] (the policy tables), [`ledger`] with its
-//! parts `policy_ledger`, `vip_ledger` and [`drain`] (wanted and present objects), [`plan`] (ordered, printable changes),
+//! parts `policy_ledger`, `vip_ledger` and [`drain`] (wanted and present objects), [`refusals`] (what waits for a retry),
+//! `agenda` (whose turn it is), [`plan`] (ordered, printable changes),
 //! [`commit`] (plan → kernel → ledger), [`kernel`] (the seam), [`live`] and `fake` (its two sides), [`node_port_set`]
 //! (what kube-proxy had), [`engine`] (all of it behind four calls), [`survey`] (how much there is).
 //!
@@ -10,6 +11,7 @@
 //! Knows neither Kubernetes' API, nor HTTP, nor flags. Reads no clock: the caller says what time it is.
 
 pub mod adoption;
+mod agenda;
 pub mod commit;
 pub mod compile;
 pub mod drain;
@@ -26,6 +28,7 @@ pub mod plan;
 pub mod plane;
 mod policy_ledger;
 pub mod probe;
+pub mod refusals;
 pub mod rules;
 mod server_entry;
 pub mod slot;

@@ -39,14 +39,14 @@ pub trait Plane {
     /// Where the kernel cannot be read.
     fn adopt(&mut self) -> Result<Drift, KernelBroken>;
 
-    /// Writes what is wanted and not there.
+    /// Writes what is wanted and not there, or a share of about this many ops; [`Report::more`] tells which.
     ///
     /// # Errors
     /// Where the way to the kernel broke: [`Plane::adopt`] before the next commit.
-    fn commit(&mut self, now: Instant) -> Result<Report, KernelBroken>;
+    fn commit(&mut self, now: Instant, ops: usize) -> Result<Report, KernelBroken>;
 
-    /// There is work for when nothing else waits.
-    fn has_background(&self, now: Instant) -> bool;
+    /// When there is work for when nothing else waits.
+    fn next_background(&self, now: Instant) -> Option<Instant>;
 
     /// Does a share of it.
     ///
@@ -81,6 +81,9 @@ pub trait Plane {
     /// How much there is. Walks everything.
     fn survey(&self) -> Survey;
 
+    /// No flows are looked for before then: what is to be ended waits (L8).
+    fn rest_flows(&mut self, until: Instant);
+
     /// Looks for flows to be ended (L8) so far, of IPv4 and IPv6.
     fn passes(&self) -> [Passes; 2];
 
@@ -110,12 +113,12 @@ impl<K: Kernel> Plane for DataPlane<K> {
         DataPlane::adopt(self)
     }
 
-    fn commit(&mut self, now: Instant) -> Result<Report, KernelBroken> {
-        DataPlane::commit(self, now)
+    fn commit(&mut self, now: Instant, ops: usize) -> Result<Report, KernelBroken> {
+        self.commit_share(now, ops)
     }
 
-    fn has_background(&self, now: Instant) -> bool {
-        self.has_addresses_to_add(now)
+    fn next_background(&self, now: Instant) -> Option<Instant> {
+        self.ledger().next_background(now)
     }
 
     fn background(&mut self, now: Instant) -> Result<Report, KernelBroken> {
@@ -156,6 +159,10 @@ impl<K: Kernel> Plane for DataPlane<K> {
 
     fn survey(&self) -> Survey {
         self.ledger().survey()
+    }
+
+    fn rest_flows(&mut self, until: Instant) {
+        DataPlane::rest_flows(self, until);
     }
 
     fn passes(&self) -> [Passes; 2] {

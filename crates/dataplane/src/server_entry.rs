@@ -78,6 +78,22 @@ impl ServerEntry {
             .expect("the place was found or just filled")
     }
 
+    /// Makes slots for these real servers where they are missing, all in one pass.
+    pub(crate) fn make_room(&mut self, servers: impl Iterator<Item = RealServer>) {
+        let missing: Vec<_> = servers.filter(|server| self.real(*server).is_none()).collect();
+        if missing.is_empty() {
+            return;
+        }
+        self.real_servers.reserve_exact(missing.len());
+        self.real_servers.extend(missing.into_iter().map(|server| RealEntry {
+            server,
+            slot: Slot::default(),
+            rank: 0,
+        }));
+        self.real_servers.sort_by_key(|real| real.server);
+        self.real_servers.dedup_by_key(|real| real.server);
+    }
+
     /// The real servers that are wanted from now on, in order (T23). True where one came or went.
     pub(crate) fn want_reals(
         &mut self,
@@ -100,8 +116,7 @@ impl ServerEntry {
                 staged.insert(Key::RealServer(server, real.server));
             }
         }
-        self.real_servers
-            .reserve_exact(wanted.len().saturating_sub(self.real_servers.len()));
+        self.make_room(wanted.iter().map(|(real, ..)| *real));
         for (real, config, rank) in wanted {
             let entry = self.real_mut(real);
             entry.rank = rank;
@@ -126,9 +141,7 @@ impl ServerEntry {
         let config = present.map(|present| present.config);
         adoption.take(&mut self.slot.has, config, Key::VirtualServer(server));
         let reals = present.map_or(&[][..], |present| &present.real_servers);
-        for (real, _) in reals {
-            self.real_mut(*real);
-        }
+        self.make_room(reals.iter().map(|(real, _)| *real));
         let reals: FxHashMap<_, _> = reals.iter().copied().collect();
         for real in &mut self.real_servers {
             let config = reals.get(&real.server).copied();

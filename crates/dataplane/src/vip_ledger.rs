@@ -149,11 +149,12 @@ impl VipLedger {
         self.background.iter().map(|ip| Key::Address(*ip))
     }
 
-    /// Forgets those that are added, or not wanted any more.
-    pub(crate) fn settle_background(&mut self) {
+    /// Forgets those that are added, or not wanted any more, and tells which.
+    pub(crate) fn settle_background(&mut self) -> Vec<Key> {
         let vips = &self.vips;
         let adds = |vip: &Vip| matches!(vip.address.difference(), Some(Difference::Add(())));
-        self.background.retain(|ip| vips.get(ip).is_some_and(adds));
+        let settled = self.background.extract_if(|ip| !vips.get(ip).is_some_and(adds));
+        settled.map(Key::Address).collect()
     }
 
     /// The command was executed.

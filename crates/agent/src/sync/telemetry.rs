@@ -2,7 +2,7 @@
 //! health check changed, a new snapshot; no lock that a reader holds while it works.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use conntrack::Passes;
 use dataplane::commit::Report;
@@ -81,6 +81,11 @@ impl Telemetry {
     /// Something came while the round went on.
     pub(super) fn begin_with_round(&self) {
         self.readers.progress.begin_with_round();
+    }
+
+    /// All that came before is done, and more is to be done.
+    pub(super) fn served_until(&self, since: Instant) {
+        self.readers.progress.served_until(since);
     }
 
     /// Everything was programmed once.
@@ -174,7 +179,7 @@ impl Telemetry {
     }
 
     /// A commit was made of what waited.
-    pub(super) fn committed(&mut self, report: &Report, pending: Pending) {
+    pub(super) fn committed(&mut self, report: &Report) {
         self.executed(report);
         let metrics = Arc::clone(&self.readers.metrics);
         let ops: u64 = report.answers.iter().map(|(.., count)| count).sum();
@@ -185,16 +190,21 @@ impl Telemetry {
         for timestamp in metrics.kube_proxy.last_timestamp.metrics() {
             timestamp.set(now);
         }
-        self.waiting = 0;
-        metrics.kube_proxy.service_changes_pending.set(0.0);
-        metrics.kube_proxy.endpoint_changes_pending.set(0.0);
-        self.tell_triggers(pending);
         for (series, count) in self.lacking_counts.iter().enumerate() {
             metrics.kube_proxy.no_local_endpoints.at(series).set(f64::from(*count));
         }
         if std::mem::take(&mut self.checks_changed) {
             self.readers.health_checks.send_replace(Arc::new(self.checks.clone()));
         }
+    }
+
+    /// Nothing is left of what had come: these changes were among it.
+    pub(super) fn programmed_all(&mut self, pending: Pending) {
+        let metrics = &self.readers.metrics.kube_proxy;
+        self.waiting = 0;
+        metrics.service_changes_pending.set(0.0);
+        metrics.endpoint_changes_pending.set(0.0);
+        self.tell_triggers(pending);
     }
 
     /// Ops were sent, in a commit or in the background.
@@ -358,7 +368,7 @@ mod tests {
                 ..Program::default()
             };
             telemetry.programmed(&ObjectName::new("d", name), &program);
-            telemetry.committed(&Report::default(), Pending::default());
+            telemetry.committed(&Report::default());
             let series = &telemetry.readers.metrics.kube_proxy.no_local_endpoints;
             assert_eq!(std::array::from_fn(|n| series.at(n).get()), expect);
         };
@@ -402,13 +412,13 @@ mod tests {
         };
         telemetry.programmed(&service, &program);
         assert!(!checks.has_changed().unwrap());
-        telemetry.committed(&Report::default(), Pending::default());
+        telemetry.committed(&Report::default());
         assert_eq!(checks.borrow_and_update().services.get(&service), Some(&check));
         telemetry.programmed(&service, &program);
-        telemetry.committed(&Report::default(), Pending::default());
+        telemetry.committed(&Report::default());
         assert!(!checks.has_changed().unwrap());
         telemetry.programmed(&service, &Program::default());
-        telemetry.committed(&Report::default(), Pending::default());
+        telemetry.committed(&Report::default());
         assert!(checks.borrow_and_update().services.is_empty());
     }
 }

@@ -22,6 +22,7 @@ mod audit;
 mod drain;
 mod flows;
 mod issues;
+mod share;
 mod survey;
 
 /// One frontend of a service: which VIP, which endpoints.
@@ -116,11 +117,13 @@ fn settle(plane: &mut DataPlane<FakeKernel>) {
         if plane.commit(now).is_err() {
             plane.adopt().expect("the fake kernel can be read");
         }
-        while plane.has_addresses_to_add(now) {
+        while plane.ledger().next_background(now).is_some_and(|at| at <= now) {
             plane.commit_addresses(now).expect("nothing stops here");
         }
         plane.look_at_drains(now).expect("the fake kernel can be read");
-        let rests = plane.ledger().next_retry().is_none() && plane.ledger().draining() == 0;
+        let rests = plane.ledger().next_retry().is_none()
+            && plane.ledger().next_background(now).is_none()
+            && plane.ledger().draining() == 0;
         if rests && plane.plan(now).is_empty() {
             return;
         }

@@ -36,6 +36,8 @@ pub struct IptablesPlane<P> {
     udp: BTreeMap<ObjectName, Places>,
     /// Places whose flows are to be looked at, with those who may answer.
     flows: Places,
+    /// No flows are looked at before then.
+    rest_until: Option<Instant>,
     node_ports: NodePortFlows,
     /// Something was written since somebody began to look.
     written: bool,
@@ -92,6 +94,7 @@ impl<P: Programs> IptablesPlane<P> {
             conntrack: Conntrack::open().ok(),
             udp: BTreeMap::new(),
             flows: Places::new(),
+            rest_until: None,
             node_ports: NodePortFlows::default(),
             written: false,
             restores: Vec::new(),
@@ -196,13 +199,18 @@ impl<P: Programs> Plane for IptablesPlane<P> {
         Ok(drift)
     }
 
-    fn commit(&mut self, _: Instant) -> Result<Report, KernelBroken> {
-        let mut report = Report::default();
+    /// A family is one restore: there are no shares.
+    fn commit(&mut self, now: Instant, _: usize) -> Result<Report, KernelBroken> {
+        let mut report = Report {
+            caught_up: true,
+            ..Report::default()
+        };
         // One family that fails must not keep the other from being served.
         let mut failed = None;
         for family in self.families.iter().copied() {
             match self.write(family, &mut report) {
-                Ok(()) => self.end_flows(family),
+                Ok(()) if self.rest_until.is_none_or(|until| until <= now) => self.end_flows(family),
+                Ok(()) => {}
                 Err(error) => failed = Some(error),
             }
         }
@@ -212,8 +220,8 @@ impl<P: Programs> Plane for IptablesPlane<P> {
         }
     }
 
-    fn has_background(&self, _: Instant) -> bool {
-        false
+    fn next_background(&self, _: Instant) -> Option<Instant> {
+        None
     }
 
     fn background(&mut self, _: Instant) -> Result<Report, KernelBroken> {
@@ -221,7 +229,11 @@ impl<P: Programs> Plane for IptablesPlane<P> {
     }
 
     fn next_retry(&self) -> Option<Instant> {
-        None
+        self.rest_until.filter(|_| !self.flows.is_empty())
+    }
+
+    fn rest_flows(&mut self, until: Instant) {
+        self.rest_until = Some(until);
     }
 
     fn next_look(&self) -> Option<Instant> {

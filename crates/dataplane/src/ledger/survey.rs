@@ -23,7 +23,7 @@ impl Ledger {
         }
         self.vips.survey(&mut survey);
         self.policies.survey(&mut survey);
-        for key in self.refused.keys() {
+        for (key, _) in self.refused.iter() {
             if let Some(kind) = ObjectKind::of(key) {
                 survey.of_mut(kind).refused += 1;
             }

@@ -146,3 +146,23 @@ fn flows_of_insiders_end_with_the_endpoints_that_they_were_sent_to() {
         assert_eq!(plane.kernel().flows, [answered_by(1)].into(), "{kind:?}");
     }
 }
+
+/// Audit F18: a look walks the whole connection tracker, so the next one waits as long as the caller says. Nothing else
+/// does, and the look is not forgotten.
+#[test]
+fn f18_looks_for_flows_rest_and_nothing_else_does() {
+    let mut plane = with_flows(&[1], &[answered_by(1)]);
+    let (now, until) = (Instant::now(), Instant::now() + Duration::from_secs(5));
+    plane.rest_flows(until);
+    let from = plane.kernel().log.len();
+    plane.want(&service(1), &program(1, &[]));
+    plane.commit(now).unwrap();
+    let lines = log(&plane, from);
+    assert!(lines.contains(&"-D -u 10.10.0.12:53".to_owned()), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.starts_with("conntrack")), "{lines:?}");
+    assert_eq!(plane.ledger().next_retry(), Some(until));
+    assert!(!plane.kernel().flows.is_empty());
+    plane.commit(until).unwrap();
+    assert!(plane.kernel().flows.is_empty());
+    assert_eq!(plane.ledger().next_retry(), None);
+}

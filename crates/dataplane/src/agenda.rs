@@ -1,0 +1,215 @@
+//! What is to be written, in turns: a commit takes a share of it, and who has little to do does not wait for who has much.
+//!
+//! The unit is one virtual server with all that belongs to it: its policies, its real servers, its flows. So a share keeps
+//! the order of a commit's steps for each of them. Each service has a turn, one virtual server at a time; what belongs to
+//! no service any more has the turn of its address, behind what is wanted there. A VIP's route waits until none of its
+//! virtual servers does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+
+use ipvs::VirtualServer;
+use rustc_hash::{FxHashMap, FxHashSet};
+use service_model::ObjectName;
+
+use crate::compile::Priority;
+use crate::plan::Key;
+
+/// Keys that wait for their turn. A key may be added again while it waits; it is taken once.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    /// What belongs to no virtual server: goes with the next share.
+    first: Vec<Key>,
+    servers: FxHashMap<VirtualServer, Waiting>,
+    /// Counted up by [`Agenda::mark`].
+    generation: u64,
+    /// Virtual servers that waited at the last mark, and still do.
+    marked: usize,
+    /// The virtual servers of each turn.
+    turns: FxHashMap<Turn, VecDeque<VirtualServer>>,
+    /// Whose turn it is, by priority (L3).
+    order: BTreeMap<Priority, VecDeque<Turn>>,
+    /// Virtual servers that wait, by address.
+    waiting: FxHashMap<IpAddr, usize>,
+    /// VIPs that go live when none of their virtual servers waits.
+    routes: FxHashSet<IpAddr>,
+    /// Those of `routes` for which that may be so now.
+    ready: Vec<IpAddr>,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    keys: Vec<Key>,
+    /// The generation in which it began to wait.
+    since: u64,
+}
+
+/// What shares are fair to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Turn {
+    /// The service that wants it.
+    Service(ObjectName),
+    /// Nobody wants it: its address, where it has one.
+    Address(Option<IpAddr>),
+}
+
+impl Agenda {
+    /// Nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.servers.is_empty() && self.routes.is_empty()
+    }
+
+    /// Adds a key that belongs to no virtual server.
+    pub(crate) fn add_first(&mut self, key: Key) {
+        self.first.push(key);
+    }
+
+    /// Adds a VIP that goes live behind its virtual servers.
+    pub(crate) fn add_route(&mut self, ip: IpAddr) {
+        self.routes.insert(ip);
+        self.ready.push(ip);
+    }
+
+    /// Adds a key of a virtual server; `turn` tells whose it is, where the server does not wait yet.
+    pub(crate) fn add(&mut self, server: VirtualServer, key: Key, turn: impl FnOnce() -> (Priority, Turn)) {
+        let waiting = self.servers.entry(server).or_default();
+        if waiting.keys.is_empty() {
+            waiting.since = self.generation;
+            let (priority, turn) = turn();
+            if let Some(ip) = server.address() {
+                *self.waiting.entry(ip).or_default() += 1;
+            }
+            let servers = self.turns.entry(turn.clone()).or_default();
+            if servers.is_empty() {
+                self.order.entry(priority).or_default().push_back(turn);
+            }
+            servers.push_back(server);
+        }
+        waiting.keys.push(key);
+    }
+
+    /// What goes with the next share whatever its size.
+    pub(crate) fn take_first(&mut self) -> Vec<Key> {
+        let mut keys = std::mem::take(&mut self.first);
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// All keys of the virtual server whose turn it is; `None` = none waits.
+    pub(crate) fn next(&mut self) -> Option<Vec<Key>> {
+        let mut lane = self.order.first_entry()?;
+        // One after the other: only turns of addresses are passed over, and what they wait for has a turn, too.
+        let (turn, server) = loop {
+            let turn = lane.get_mut().pop_front()?;
+            let servers = self.turns.get_mut(&turn)?;
+            let others = |ip: &IpAddr| self.waiting.get(ip).is_some_and(|waiting| *waiting > servers.len());
+            if matches!(&turn, Turn::Address(Some(ip)) if others(ip)) {
+                lane.get_mut().push_back(turn);
+                continue;
+            }
+            let server = servers.pop_front()?;
+            break (turn, server);
+        };
+        if self.turns.get(&turn).is_some_and(VecDeque::is_empty) {
+            self.turns.remove(&turn);
+        } else {
+            lane.get_mut().push_back(turn);
+        }
+        if lane.get().is_empty() {
+            lane.remove();
+        }
+        if let Some(ip) = server.address() {
+            self.served(ip);
+        }
+        let Waiting { mut keys, since } = self.servers.remove(&server).unwrap_or_default();
+        if since < self.generation {
+            self.marked -= 1;
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        Some(keys)
+    }
+
+    /// From now on [`Agenda::is_past_mark`] tells of what waits now.
+    pub(crate) fn mark(&mut self) {
+        self.generation += 1;
+        self.marked = self.servers.len();
+    }
+
+    /// All that waited at the last mark has had its turn.
+    pub(crate) fn is_past_mark(&self) -> bool {
+        self.marked == 0
+    }
+
+    fn served(&mut self, ip: IpAddr) {
+        if let Some(waiting) = self.waiting.get_mut(&ip) {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.waiting.remove(&ip);
+                self.ready.push(ip);
+            }
+        }
+    }
+
+    /// Routes of VIPs none of whose virtual servers waits.
+    pub(crate) fn take_routes(&mut self) -> Vec<Key> {
+        let (waiting, routes) = (&self.waiting, &mut self.routes);
+        let ready = std::mem::take(&mut self.ready).into_iter();
+        ready
+            .filter(|ip| !waiting.contains_key(ip) && routes.remove(ip))
+            .map(Key::Route)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ipvs::Protocol;
+
+    use super::*;
+
+    fn server(net: u8, port: u16) -> VirtualServer {
+        VirtualServer::Address {
+            address: [10, 0, 0, net].into(),
+            port,
+            protocol: Protocol::Tcp,
+        }
+    }
+
+    fn turn(name: &str) -> (Priority, Turn) {
+        (Priority::Ordinary, Turn::Service(ObjectName::new("d", name)))
+    }
+
+    #[test]
+    fn f09_services_take_turns_and_routes_come_last() {
+        let mut agenda = Agenda::default();
+        for port in 1..=100 {
+            let key = Key::VirtualServer(server(1, port));
+            agenda.add(server(1, port), key, || turn("huge"));
+            agenda.add(server(1, port), key, || unreachable!("it waits"));
+        }
+        agenda.add(server(2, 1), Key::VirtualServer(server(2, 1)), || turn("small"));
+        let dns = (Priority::Dns, Turn::Service(ObjectName::new("kube-system", "dns")));
+        agenda.add(server(3, 53), Key::VirtualServer(server(3, 53)), || dns);
+        for net in [1, 2, 4] {
+            agenda.add_route([10, 0, 0, net].into());
+        }
+        assert_eq!(agenda.take_routes(), [Key::Route([10, 0, 0, 4].into())]);
+        agenda.mark();
+        agenda.add(server(5, 1), Key::VirtualServer(server(5, 1)), || turn("later"));
+        let mut taken = Vec::new();
+        while let Some(keys) = agenda.next() {
+            taken.extend(keys);
+            assert_eq!(agenda.is_past_mark(), taken.len() >= 104);
+            taken.extend(agenda.take_routes());
+        }
+        let of = |net, port| Key::VirtualServer(server(net, port));
+        let small = [of(2, 1), Key::Route([10, 0, 0, 2].into())];
+        let begin = [of(3, 53), of(1, 1), small[0], small[1], of(5, 1), of(1, 2)];
+        assert_eq!(taken.get(..6), Some(&begin[..]));
+        assert_eq!(taken.len(), 105);
+        assert_eq!(taken.last(), Some(&Key::Route([10, 0, 0, 1].into())));
+        assert!(agenda.is_empty());
+    }
+}
