@@ -18,10 +18,8 @@ use crate::policy::{Candidate, Hints};
 pub(crate) struct Slice {
     name: ObjectName,
     family: Family,
-    /// By name and protocol.
     ports: SmallVec<[EndpointPort; 1]>,
     endpoints: Box<[Folded]>,
-    zones: ZoneSets,
     invalid: Box<[InvalidField]>,
 }
 
@@ -31,7 +29,7 @@ struct Folded {
     address: IpAddr,
     /// `LOCAL` and so on.
     bits: u8,
-    /// Its set of zone hints in the slice's [`ZoneSets`]; 0 = none.
+    /// Its set of zone hints in [`ZoneSets`]; 0 = none.
     zones: u32,
 }
 
@@ -44,34 +42,33 @@ const NODE_HINTED: u8 = 32;
 /// It names its node.
 const PLACED: u8 = 64;
 
-/// The sets of zones that the hints of a slice name: a cluster has few, endpoints have many. They go with the slice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct ZoneSets(Box<[SmallVec<[Box<str>; 1]>]>);
-
-/// Gives each set a number, from 1.
-#[derive(Default)]
-struct Numbering<'a>(FxHashMap<&'a [Box<str>], u32>);
-
-impl<'a> Numbering<'a> {
-    fn number(&mut self, zones: &'a [Box<str>]) -> u32 {
-        if zones.is_empty() {
-            return 0;
-        }
-        let next = u32::try_from(self.0.len()).map_or(0, |count| count + 1);
-        *self.0.entry(zones).or_insert(next)
-    }
-
-    fn sets(self) -> ZoneSets {
-        let mut sets: Vec<_> = self.0.into_iter().collect();
-        sets.sort_unstable_by_key(|(_, number)| *number);
-        ZoneSets(sets.into_iter().map(|(zones, _)| zones.into()).collect())
-    }
+/// The sets of zones that hints name: a cluster has few, endpoints have many.
+#[derive(Debug, Default)]
+pub(crate) struct ZoneSets {
+    numbers: FxHashMap<SmallVec<[Box<str>; 1]>, u32>,
+    sets: Vec<SmallVec<[Box<str>; 1]>>,
 }
 
 impl ZoneSets {
+    fn number(&mut self, zones: &SmallVec<[Box<str>; 1]>) -> u32 {
+        if zones.is_empty() {
+            return 0;
+        }
+        if let Some(number) = self.numbers.get(zones) {
+            return *number;
+        }
+        self.sets.push(zones.clone());
+        let number = u32::try_from(self.sets.len()).unwrap_or(0);
+        self.numbers.insert(zones.clone(), number);
+        number
+    }
+
     fn hints(&self, number: u32, zone: &str) -> Hints {
-        let at = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
-        match at.and_then(|at| self.0.get(at)) {
+        let set = usize::try_from(number)
+            .ok()
+            .and_then(|n| n.checked_sub(1))
+            .and_then(|n| self.sets.get(n));
+        match set {
             None => Hints::None,
             Some(zones) if !zone.is_empty() && zones.iter().any(|z| &**z == zone) => Hints::Us,
             Some(_) => Hints::Others,
@@ -81,15 +78,12 @@ impl ZoneSets {
 
 impl Slice {
     /// Folds a slice; `None` for one that counts for nothing: headless, FQDN, or without a service.
-    pub(crate) fn fold(slice: EndpointSlice, node: &str) -> Option<Self> {
+    pub(crate) fn fold(slice: EndpointSlice, node: &str, zones: &mut ZoneSets) -> Option<Self> {
         if slice.headless_label || slice.service.is_empty() {
             return None;
         }
         let family = slice.family?;
         let mut invalid = slice.invalid;
-        let mut ports = slice.ports;
-        ports.sort_by(|a, b| by_name(a).cmp(&by_name(b)));
-        let mut zones = Numbering::default();
         let mut endpoints = Vec::with_capacity(slice.endpoints.len());
         for (number, endpoint) in slice.endpoints.iter().enumerate() {
             match refuse(endpoint.address, family) {
@@ -97,15 +91,14 @@ impl Slice {
                     field: format!("endpoints[{number}].addresses[0]").into(),
                     reason: format!("{} {why}", endpoint.address).into(),
                 }),
-                None => endpoints.push(fold_endpoint(endpoint, node, &mut zones)),
+                None => endpoints.push(fold_endpoint(endpoint, node, zones)),
             }
         }
         Some(Self {
             name: slice.name,
             family,
-            ports,
+            ports: slice.ports,
             endpoints: endpoints.into(),
-            zones: zones.sets(),
             invalid: invalid.into(),
         })
     }
@@ -133,7 +126,7 @@ impl Slice {
     }
 }
 
-fn fold_endpoint<'a>(endpoint: &'a Endpoint, node: &str, zones: &mut Numbering<'a>) -> Folded {
+fn fold_endpoint(endpoint: &Endpoint, node: &str, zones: &mut ZoneSets) -> Folded {
     let bit = |set: bool, bit: u8| if set { bit } else { 0 };
     Folded {
         address: endpoint.address,
@@ -146,10 +139,6 @@ fn fold_endpoint<'a>(endpoint: &'a Endpoint, node: &str, zones: &mut Numbering<'
             | bit(endpoint.node_hints.iter().any(|hint| &**hint == node), NODE_HINTED),
         zones: zones.number(&endpoint.zone_hints),
     }
-}
-
-fn by_name(port: &EndpointPort) -> (&str, Protocol, u16) {
-    (&port.name, port.protocol, port.port)
 }
 
 /// Why an address cannot be an endpoint's.
@@ -173,14 +162,15 @@ pub(crate) fn candidates(
     port_name: &str,
     protocol: Protocol,
     zone: &str,
+    zones: &ZoneSets,
 ) -> Vec<Candidate> {
     let mut all: BTreeMap<SocketAddr, (Precedence, Candidate)> = BTreeMap::new();
     for slice in slices.iter().filter(|slice| slice.family == family) {
-        let first = slice
+        for port in slice
             .ports
-            .partition_point(|port| by_name(port) < (port_name, protocol, 0));
-        let named = slice.ports.get(first..).unwrap_or_default().iter();
-        for port in named.take_while(|port| &*port.name == port_name && port.protocol == protocol) {
+            .iter()
+            .filter(|port| &*port.name == port_name && port.protocol == protocol)
+        {
             for endpoint in &slice.endpoints {
                 let has = |bit: u8| endpoint.bits & bit != 0;
                 let candidate = Candidate {
@@ -194,7 +184,7 @@ pub(crate) fn candidates(
                         (true, false) => Hints::Others,
                         (true, true) => Hints::Us,
                     },
-                    zone_hints: slice.zones.hints(endpoint.zones, zone),
+                    zone_hints: zones.hints(endpoint.zones, zone),
                 };
                 let copy = (precedence(&candidate, has(PLACED)), candidate);
                 let place = all.entry(candidate.address).or_insert(copy);

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::config::{Capture, Config, NodePortAddresses};
 use crate::frontend::{AddressKind, FrontendKey, NodePortPlaces};
 use crate::name::ObjectName;
-use crate::object::{Family, IpMode, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::object::{Family, IpMode, LoadBalancerIngress, Service, ServiceType, TrafficPolicy};
 
 /// This node, and the addresses of the others.
 #[derive(Debug)]
@@ -134,10 +134,7 @@ pub(crate) struct Faces {
     pub(crate) refused: Vec<(String, String)>,
     /// Load-balancer addresses that are other nodes' own (T18).
     pub(crate) elsewhere: usize,
-    /// Where insiders are sent (T2), by the number of the port in [`Service::ports`]; empty where they are not.
-    pub(crate) insiders: Vec<Option<u16>>,
-    /// The number of each key in `faces`.
-    seen: FxHashMap<FrontendKey, usize>,
+    seen: FxHashSet<FrontendKey>,
 }
 
 /// A service that nothing is programmed for, whatever its ports (T24).
@@ -220,9 +217,7 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
         }
     }
     if service.service_type == ServiceType::LoadBalancer {
-        let mut known = FxHashSet::default();
-        let vips = service.load_balancer_ingress.iter();
-        for ingress in vips.filter(|ingress| known.insert((ingress.ip, ingress.mode))) {
+        for ingress in &service.load_balancer_ingress {
             let field = ingress_field(ingress);
             if ingress.mode == IpMode::Vip && families.contains(&family_of(ingress.ip)) {
                 list.add_external(service, ingress.ip, AddressKind::LoadBalancer, field, config, nodes);
@@ -233,8 +228,7 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
         }
     }
     if config.allow_external_ips {
-        let mut known = FxHashSet::default();
-        for external in service.external_ips.iter().filter(|external| known.insert(external.ip)) {
+        for external in &service.external_ips {
             if families.contains(&family_of(external.ip)) {
                 let field = format!("spec.externalIPs[{}]", external.position);
                 match forbidden(external.ip) {
@@ -256,21 +250,16 @@ fn ingress_field(ingress: &LoadBalancerIngress) -> String {
     format!("status.loadBalancer.ingress[{}].ip", ingress.position)
 }
 
-/// For each port a number that the service does not have in its protocol: from the last one down. The number of the port
-/// in the list says which of them.
-fn insiders_ports(service: &Service) -> Vec<Option<u16>> {
-    let taken: FxHashSet<_> = service.ports.iter().map(|port| (port.protocol, port.port)).collect();
-    let free = |protocol| {
-        let is_free = |number: &u16| !taken.contains(&(protocol, *number));
-        let numbers = (1..=u16::MAX).rev().filter(is_free);
-        numbers.take(service.ports.len()).collect::<Vec<_>>()
+/// A port number that the service does not have in this port's protocol: from the last one down, one for each port.
+pub(crate) fn insiders_port(service: &Service, port: usize) -> Option<u16> {
+    let protocol = service.ports.get(port)?.protocol;
+    let has = |number: u16| {
+        service
+            .ports
+            .iter()
+            .any(|port| port.port == number && port.protocol == protocol)
     };
-    let mut by_protocol: FxHashMap<Protocol, Vec<u16>> = FxHashMap::default();
-    for port in &service.ports {
-        by_protocol.entry(port.protocol).or_insert_with(|| free(port.protocol));
-    }
-    let number = |(at, port): (usize, &ServicePort)| by_protocol.get(&port.protocol)?.get(at).copied();
-    service.ports.iter().enumerate().map(number).collect()
+    (1..=u16::MAX).rev().filter(|number| !has(*number)).nth(port)
 }
 
 /// Addresses at which no connection comes to an endpoint, nor at one of them as an endpoint, whatever is written (measured,
@@ -353,9 +342,8 @@ impl Faces {
             .filter(|face| face.kind == AddressKind::ClusterIp)
             .map(|face| (face.key, face.port, face.position))
             .collect();
-        self.insiders = insiders_ports(service);
         for (key, port, position) in cluster_ips {
-            let Some(number) = self.insiders.get(port).copied().flatten() else {
+            let Some(number) = insiders_port(service, port) else {
                 continue;
             };
             self.add(Face {
@@ -370,11 +358,13 @@ impl Faces {
 
     /// Kinds are added strongest first, so what is there already stands. The same place by two ports is refused.
     fn add(&mut self, face: Face) {
-        let first = *self.seen.entry(face.key).or_insert(self.faces.len());
-        let Some(first) = self.faces.get(first) else {
-            return self.faces.push(face);
-        };
-        if first.port != face.port {
+        if self.seen.insert(face.key) {
+            self.faces.push(face);
+        } else if let Some(first) = self
+            .faces
+            .iter()
+            .find(|first| first.key == face.key && first.port != face.port)
+        {
             let (field, port) = (format!("spec.ports[{}]", face.position), first.position);
             let reason = format!("{} is taken by spec.ports[{port}] of this service", face.key);
             self.refuse(field, reason);
@@ -384,19 +374,13 @@ impl Faces {
     /// T15: where a load-balancer address is this node's, and the number of the port that of its NodePort, the place that has
     /// source ranges stands.
     fn prefer_restricted(&mut self, service: &Service, nodes: &Nodes) {
-        let vips = service
-            .load_balancer_ingress
-            .iter()
-            .filter(|ingress| ingress.mode == IpMode::Vip);
-        // The first of each address.
-        let by_address: FxHashMap<IpAddr, &LoadBalancerIngress> =
-            vips.rev().map(|ingress| (ingress.ip, ingress)).collect();
         for face in &mut self.faces {
-            let number = service.ports.get(face.port).map(|port| port.port);
-            let is_own = face.kind == AddressKind::NodePort && number == Some(face.key.port);
-            if let Some(ingress) = by_address.get(&face.key.address).filter(|_| is_own)
-                && nodes.has_interface(face.key.address)
-            {
+            let is_at = |ingress: &&LoadBalancerIngress| {
+                let port = service.ports.get(face.port).map(|port| port.port);
+                ingress.ip == face.key.address && ingress.mode == IpMode::Vip && port == Some(face.key.port)
+            };
+            let is_own = face.kind == AddressKind::NodePort && nodes.has_interface(face.key.address);
+            if let Some(ingress) = service.load_balancer_ingress.iter().find(is_at).filter(|_| is_own) {
                 face.kind = AddressKind::LoadBalancer;
                 face.field = ingress_field(ingress);
             }

@@ -7,9 +7,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::claim::Claims;
 use crate::config::Config;
-use crate::endpoint_cache::{Slice, candidates};
+use crate::endpoint_cache::{Slice, ZoneSets, candidates};
 use crate::event::Kind;
-use crate::face::{Face, Faces, Nodes, external_local, faces, family_of, is_programmable};
+use crate::face::{Face, Faces, Nodes, external_local, faces, family_of, insiders_port, is_programmable};
 use crate::frontend::{
     AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges,
 };
@@ -21,13 +21,14 @@ use crate::scheduler::Scheduler;
 /// What a program depends on besides the service and its slices.
 pub(crate) struct View<'a> {
     pub(crate) config: &'a Config,
+    pub(crate) zones: &'a ZoneSets,
     pub(crate) nodes: &'a Nodes,
     pub(crate) claims: &'a Claims,
 }
 
 impl View<'_> {
     fn candidates(&self, slices: &[Slice], family: Family, port: &ServicePort) -> Vec<Candidate> {
-        candidates(slices, family, &port.name, port.protocol, &self.nodes.zone)
+        candidates(slices, family, &port.name, port.protocol, &self.nodes.zone, self.zones)
     }
 }
 
@@ -67,20 +68,12 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
         faces,
         refused,
         elsewhere,
-        insiders,
         ..
     } = faces(service, view.config, view.nodes);
     program.elsewhere = elsewhere;
     program
         .rejections
         .extend(refused.into_iter().map(|(field, reason)| reject(&field, reason)));
-    let shared = Shared {
-        service,
-        view,
-        scheduler,
-        insiders: &insiders,
-        ranges: [Family::V4, Family::V6].map(|family| source_ranges(service, family, view.nodes)),
-    };
     let mut lost = FxHashSet::default();
     let mut categories = FxHashMap::default();
     for face in faces {
@@ -105,7 +98,9 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
             if face.kind == AddressKind::Insiders && found.cluster.is_empty() {
                 continue;
             }
-            program.frontends.push(shared.frontend(&face, &port.name, found));
+            program
+                .frontends
+                .push(frontend(service, &face, &port.name, scheduler, found, view));
         }
     }
     program.health_check = health_check(service, slices, view);
@@ -121,102 +116,89 @@ fn own_scheduler(service: &Service, config: &Config) -> Result<Option<Scheduler>
         .map_err(|error| format!("{error}; {} is used", config.scheduler))
 }
 
-/// What the frontends of a service have in common.
-struct Shared<'a> {
-    service: &'a Service,
-    view: &'a View<'a>,
+fn frontend(
+    service: &Service,
+    face: &Face,
+    port_name: &str,
     scheduler: Scheduler,
-    insiders: &'a [Option<u16>],
-    /// Of load-balancer addresses, by family.
-    ranges: [Option<SourceRanges>; 2],
+    categories: &Categories,
+    view: &View<'_>,
+) -> Frontend {
+    let (external, local) = match face.kind {
+        AddressKind::ClusterIp => (false, service.internal_traffic_policy == TrafficPolicy::Local),
+        AddressKind::Insiders => (false, false),
+        AddressKind::NodePort | AddressKind::LoadBalancer | AddressKind::ExternalIp => (true, external_local(service)),
+    };
+    let mut endpoints = if local { &categories.local } else { &categories.cluster }.clone();
+    rotate(&mut endpoints, &view.config.node_name, &face.key);
+    Frontend {
+        // Without endpoints everybody is refused at the address that he asked.
+        insiders: redirect(service, face, view)
+            .filter(|_| view.config.capture.binds() && external && local && !categories.cluster.is_empty()),
+        insider_endpoints: if external && local && !view.config.capture.binds() {
+            categories.cluster.clone()
+        } else {
+            Vec::new()
+        },
+        policy: if local {
+            TrafficPolicy::Local
+        } else {
+            TrafficPolicy::Cluster
+        },
+        // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
+        refusal: if local && categories.any {
+            Refusal::Drop
+        } else {
+            Refusal::Reject
+        },
+        endpoints,
+        kind: face.kind,
+        port_name: port_name.into(),
+        node_address: external && view.nodes.has_interface(face.key.address),
+        scheduler,
+        affinity: service.affinity,
+        masquerade: match (external, local) {
+            (true, true) => Masquerade::Never,
+            (true, false) => Masquerade::Always,
+            // Who is sent there has been looked at where he asked.
+            (false, _) if face.kind == AddressKind::Insiders => Masquerade::Never,
+            (false, _) if view.config.masquerade_all => Masquerade::Always,
+            (false, _) => Masquerade::Outsiders,
+        },
+        source_ranges: source_ranges(service, face.kind, face.key.address, view.nodes),
+        key: face.key,
+    }
 }
 
-impl Shared<'_> {
-    fn frontend(&self, face: &Face, port_name: &str, categories: &Categories) -> Frontend {
-        let Self { service, view, .. } = *self;
-        let (external, local) = match face.kind {
-            AddressKind::ClusterIp => (false, service.internal_traffic_policy == TrafficPolicy::Local),
-            AddressKind::Insiders => (false, false),
-            AddressKind::NodePort | AddressKind::LoadBalancer | AddressKind::ExternalIp => {
-                (true, external_local(service))
-            }
-        };
-        let mut endpoints = if local { &categories.local } else { &categories.cluster }.clone();
-        rotate(&mut endpoints, &view.config.node_name, &face.key);
-        Frontend {
-            // Without endpoints everybody is refused at the address that he asked.
-            insiders: self
-                .redirect(face)
-                .filter(|_| view.config.capture.binds() && external && local && !categories.cluster.is_empty()),
-            insider_endpoints: if external && local && !view.config.capture.binds() {
-                categories.cluster.clone()
-            } else {
-                Vec::new()
-            },
-            policy: if local {
-                TrafficPolicy::Local
-            } else {
-                TrafficPolicy::Cluster
-            },
-            // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
-            refusal: if local && categories.any {
-                Refusal::Drop
-            } else {
-                Refusal::Reject
-            },
-            endpoints,
-            kind: face.kind,
-            port_name: port_name.into(),
-            node_address: external && view.nodes.has_interface(face.key.address),
-            scheduler: self.scheduler,
-            affinity: service.affinity,
-            masquerade: match (external, local) {
-                (true, true) => Masquerade::Never,
-                (true, false) => Masquerade::Always,
-                // Who is sent there has been looked at where he asked.
-                (false, _) if face.kind == AddressKind::Insiders => Masquerade::Never,
-                (false, _) if view.config.masquerade_all => Masquerade::Always,
-                (false, _) => Masquerade::Outsiders,
-            },
-            source_ranges: self
-                .ranges
-                .get(family_of(face.key.address) as usize)
-                .cloned()
-                .flatten()
-                .filter(|_| face.kind == AddressKind::LoadBalancer),
-            key: face.key,
-        }
-    }
-
-    /// Where every endpoint of the cluster answers on the service's cluster IP (T2), where that is the service's own.
-    fn redirect(&self, face: &Face) -> Option<SocketAddr> {
-        let Self { service, view, .. } = *self;
-        let family = family_of(face.key.address);
-        let address = *service.cluster_ips.iter().find(|ip| family_of(**ip) == family)?;
-        let (port, kind) = match service.internal_traffic_policy {
-            TrafficPolicy::Cluster => (service.ports.get(face.port)?.port, AddressKind::ClusterIp),
-            TrafficPolicy::Local => ((*self.insiders.get(face.port)?)?, AddressKind::Insiders),
-        };
-        let key = FrontendKey {
-            address,
-            port,
-            protocol: face.key.protocol,
-        };
-        let holder = view.claims.holder(&key)?;
-        (holder.service == service.name && holder.kind == kind).then_some(SocketAddr::new(address, port))
-    }
+/// Where every endpoint of the cluster answers on the service's cluster IP (T2), where that is the service's own.
+fn redirect(service: &Service, face: &Face, view: &View<'_>) -> Option<SocketAddr> {
+    let family = family_of(face.key.address);
+    let address = *service.cluster_ips.iter().find(|ip| family_of(**ip) == family)?;
+    let (port, kind) = match service.internal_traffic_policy {
+        TrafficPolicy::Cluster => (service.ports.get(face.port)?.port, AddressKind::ClusterIp),
+        TrafficPolicy::Local => (insiders_port(service, face.port)?, AddressKind::Insiders),
+    };
+    let key = FrontendKey {
+        address,
+        port,
+        protocol: face.key.protocol,
+    };
+    let holder = view.claims.holder(&key)?;
+    (holder.service == service.name && holder.kind == kind).then_some(SocketAddr::new(address, port))
 }
 
 /// T15: load-balancer addresses only. A family that no range is of is open, as in kube-proxy's modes (k/k#109575); one that
 /// cannot be read could be of either.
-fn source_ranges(service: &Service, family: Family, nodes: &Nodes) -> Option<SourceRanges> {
-    let is_ours = |range: &IpNet| family_of(range.addr()) == family;
+fn source_ranges(service: &Service, kind: AddressKind, address: IpAddr, nodes: &Nodes) -> Option<SourceRanges> {
+    let is_ours = |range: &IpNet| range.addr().is_ipv4() == address.is_ipv4();
     let mut ours = service
         .source_ranges
         .iter()
         .filter(|range| range.as_ref().is_none_or(is_ours))
         .peekable();
-    ours.peek()?;
+    if kind != AddressKind::LoadBalancer || ours.peek().is_none() {
+        return None;
+    }
     let ranges: Vec<_> = ours.flatten().copied().collect();
     // The kernel refuses overlapping elements; neighbors become one on the way.
     let ranges = IpNet::aggregate(&ranges);
