@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::event::Kind;
 use crate::face::forbidden;
 use crate::frontend::Rejection;
 use crate::name::ObjectName;
-use crate::object::{Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, Protocol};
+use crate::object::{Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, Protocol, ServicePort};
 use crate::policy::{Candidate, Hints};
+use crate::step::step;
 
 /// A slice as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +32,12 @@ struct Folded {
     bits: u8,
     /// Its set of zone hints in [`ZoneSets`]; 0 = none.
     zones: u32,
+}
+
+impl Folded {
+    fn has(&self, bit: u8) -> bool {
+        self.bits & bit != 0
+    }
 }
 
 const LOCAL: u8 = 1;
@@ -154,47 +161,64 @@ fn refuse(address: IpAddr, family: Family) -> Option<&'static str> {
     }
 }
 
-/// The endpoints of one service port and family, sorted by address; of one that is named several times, the copy that
-/// counts most. Neither the order of slices nor their names matter.
-pub(crate) fn candidates(
-    slices: &[Slice],
-    family: Family,
-    port_name: &str,
-    protocol: Protocol,
-    zone: &str,
-    zones: &ZoneSets,
-) -> Vec<Candidate> {
-    let mut all: BTreeMap<SocketAddr, (Precedence, Candidate)> = BTreeMap::new();
-    for slice in slices.iter().filter(|slice| slice.family == family) {
-        for port in slice
-            .ports
-            .iter()
-            .filter(|port| &*port.name == port_name && port.protocol == protocol)
-        {
+/// The slices of a service by what a service port looks for, so that each port meets its own endpoints alone.
+pub(crate) struct Endpoints<'a> {
+    by_port: FxHashMap<(Family, &'a str, Protocol), Vec<(&'a Slice, u16)>>,
+    zone: &'a str,
+    zones: &'a ZoneSets,
+}
+
+impl<'a> Endpoints<'a> {
+    /// Of these slices, seen from a zone.
+    pub(crate) fn new(slices: &'a [Slice], zone: &'a str, zones: &'a ZoneSets) -> Self {
+        let mut by_port: FxHashMap<_, Vec<_>> = FxHashMap::default();
+        for slice in slices {
+            let mut seen = FxHashSet::default();
+            for port in &slice.ports {
+                step();
+                if seen.insert((&port.name, port.protocol, port.port)) {
+                    let key = (slice.family, &*port.name, port.protocol);
+                    by_port.entry(key).or_default().push((slice, port.port));
+                }
+            }
+        }
+        Self { by_port, zone, zones }
+    }
+
+    /// The endpoints of one service port and family, sorted by address; of one that is named several times, the copy that
+    /// counts most. Neither the order of slices nor their names matter.
+    pub(crate) fn candidates(&self, family: Family, port: &ServicePort) -> Vec<Candidate> {
+        let mut all: BTreeMap<SocketAddr, (Precedence, Candidate)> = BTreeMap::new();
+        let slices = self.by_port.get(&(family, &*port.name, port.protocol));
+        for (slice, number) in slices.into_iter().flatten() {
             for endpoint in &slice.endpoints {
-                let has = |bit: u8| endpoint.bits & bit != 0;
-                let candidate = Candidate {
-                    address: SocketAddr::new(endpoint.address, port.port),
-                    local: has(LOCAL),
-                    ready: has(READY),
-                    serving: has(SERVING),
-                    terminating: has(TERMINATING),
-                    node_hints: match (has(NODE_HINTS), has(NODE_HINTED)) {
-                        (false, _) => Hints::None,
-                        (true, false) => Hints::Others,
-                        (true, true) => Hints::Us,
-                    },
-                    zone_hints: zones.hints(endpoint.zones, zone),
-                };
-                let copy = (precedence(&candidate, has(PLACED)), candidate);
+                step();
+                let candidate = self.candidate(endpoint, *number);
+                let copy = (precedence(&candidate, endpoint.has(PLACED)), candidate);
                 let place = all.entry(candidate.address).or_insert(copy);
                 if place.0 < copy.0 {
                     *place = copy;
                 }
             }
         }
+        all.into_values().map(|(_, candidate)| candidate).collect()
     }
-    all.into_values().map(|(_, candidate)| candidate).collect()
+
+    fn candidate(&self, endpoint: &Folded, port: u16) -> Candidate {
+        Candidate {
+            address: SocketAddr::new(endpoint.address, port),
+            local: endpoint.has(LOCAL),
+            ready: endpoint.has(READY),
+            serving: endpoint.has(SERVING),
+            terminating: endpoint.has(TERMINATING),
+            node_hints: match (endpoint.has(NODE_HINTS), endpoint.has(NODE_HINTED)) {
+                (false, _) => Hints::None,
+                (true, false) => Hints::Others,
+                (true, true) => Hints::Us,
+            },
+            zone_hints: self.zones.hints(endpoint.zones, self.zone),
+        }
+    }
 }
 
 /// What a copy of an endpoint says for itself, greatest first: it is ready; it serves; it does not terminate; it names its

@@ -1,22 +1,24 @@
 //! A service and its endpoints → its frontends and rejections. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use crate::claim::Claims;
+use crate::claim::{Claim, Claims, Standing};
 use crate::config::Config;
-use crate::endpoint_cache::{Slice, ZoneSets, candidates};
+use crate::endpoint_cache::{Endpoints, Slice, ZoneSets};
 use crate::event::Kind;
-use crate::face::{Face, Faces, Nodes, external_local, faces, family_of, insiders_port, is_programmable};
+use crate::face::{Face, Faces, cluster_ip, external_local, faces, family_of, is_programmable};
 use crate::frontend::{
     AddressKind, Frontend, FrontendKey, HealthCheck, Masquerade, Program, Refusal, Rejection, SourceRanges,
 };
-use crate::object::{Family, Service, ServicePort, ServiceType, TrafficPolicy};
-use crate::policy::{Candidate, Categories, categorize};
+use crate::nodes::Nodes;
+use crate::object::{Family, Service, ServiceType, TrafficPolicy};
+use crate::policy::{Categories, categorize};
 use crate::rotation::rotate;
 use crate::scheduler::Scheduler;
+use crate::source_range::source_ranges;
+use crate::step::step;
 
 /// What a program depends on besides the service and its slices.
 pub(crate) struct View<'a> {
@@ -26,10 +28,40 @@ pub(crate) struct View<'a> {
     pub(crate) claims: &'a Claims,
 }
 
-impl View<'_> {
-    fn candidates(&self, slices: &[Slice], family: Family, port: &ServicePort) -> Vec<Candidate> {
-        candidates(slices, family, &port.name, port.protocol, &self.nodes.zone, self.zones)
+/// The endpoints of each port and family of a service by policy, each looked for once.
+struct Served<'a> {
+    service: &'a Service,
+    endpoints: Endpoints<'a>,
+    categories: FxHashMap<(usize, Family), Categories>,
+}
+
+impl<'a> Served<'a> {
+    fn new(service: &'a Service, slices: &'a [Slice], view: &View<'a>) -> Self {
+        Self {
+            service,
+            endpoints: Endpoints::new(slices, &view.nodes.zone, view.zones),
+            categories: FxHashMap::default(),
+        }
     }
+
+    fn categories(&mut self, port: usize, family: Family) -> &Categories {
+        self.categories.entry((port, family)).or_insert_with(|| {
+            let port = self.service.ports.get(port);
+            port.map_or_else(Categories::default, |port| {
+                categorize(&self.endpoints.candidates(family, port))
+            })
+        })
+    }
+}
+
+/// What holds for all frontends of a service.
+struct Whole<'a> {
+    service: &'a Service,
+    view: &'a View<'a>,
+    faces: &'a Faces,
+    scheduler: Scheduler,
+    /// Of IPv4 and IPv6.
+    source_ranges: [Option<SourceRanges>; 2],
 }
 
 pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> Program {
@@ -61,50 +93,60 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
         program.rejections.push(reject(SCHEDULER_FIELD, reason));
         None
     });
-    let scheduler = own.unwrap_or(view.config.scheduler);
     program.own_scheduler = own.filter(|_| view.config.capture.binds());
 
-    let Faces {
-        faces,
-        refused,
-        elsewhere,
-        ..
-    } = faces(service, view.config, view.nodes);
-    program.elsewhere = elsewhere;
+    let mut list = faces(service, view.config, view.nodes);
+    program.elsewhere = list.elsewhere;
+    let refused = std::mem::take(&mut list.refused).into_iter();
     program
         .rejections
-        .extend(refused.into_iter().map(|(field, reason)| reject(&field, reason)));
+        .extend(refused.map(|(field, reason)| reject(&field, reason)));
+    let whole = Whole {
+        service,
+        view,
+        faces: &list,
+        scheduler: own.unwrap_or(view.config.scheduler),
+        source_ranges: [Family::V4, Family::V6].map(|family| source_ranges(service, family, view.nodes)),
+    };
+    let mut served = Served::new(service, slices, view);
     let mut lost = FxHashSet::default();
-    let mut categories = FxHashMap::default();
-    for face in faces {
+    for face in &list.faces {
+        step();
         let claim_alone = face.kind == AddressKind::NodePort && !face.key.address.is_unspecified();
         if claim_alone && !view.config.capture.binds() {
             continue;
         }
-        let holder = view.claims.holder(&face.key);
-        if let Some(holder) = holder.filter(|holder| holder.service != service.name) {
+        if let Some(reason) = taken(service, face, view.claims) {
             // One rejection for a field, not one for each address it stands for.
-            if lost.insert((face.field.clone(), face.key.port, face.key.protocol)) {
-                let reason = format!("{} is taken by service {}", face.key, holder.service);
+            if lost.insert((&face.field, face.key.port, face.key.protocol)) {
                 program.rejections.push(reject(&face.field, reason));
             }
             continue;
         }
-        let family = family_of(face.key.address);
-        if let Some(port) = service.ports.get(face.port) {
-            let found = categories
-                .entry((face.port, family))
-                .or_insert_with(|| categorize(&view.candidates(slices, family, port)));
-            if face.kind == AddressKind::Insiders && found.cluster.is_empty() {
-                continue;
-            }
-            program
-                .frontends
-                .push(frontend(service, &face, &port.name, scheduler, found, view));
+        let found = served.categories(face.port, family_of(face.key.address));
+        if face.kind != AddressKind::Insiders || !found.cluster.is_empty() {
+            program.frontends.push(whole.frontend(face, found));
         }
     }
-    program.health_check = health_check(service, slices, view);
+    program.health_check = health_check(service, &mut served);
     program
+}
+
+/// Why a place is not this service's (T19); `None` = it is.
+fn taken(service: &Service, face: &Face, claims: &Claims) -> Option<String> {
+    let claim = Claim {
+        kind: face.kind,
+        created: service.created,
+        service: service.name.clone(),
+    };
+    match claims.standing(&face.key, &claim) {
+        Standing::Holds => None,
+        Standing::After(holder) => Some(format!("{} is taken by service {holder}", face.key)),
+        Standing::Behind(before) => Some(format!(
+            "{} is taken, and service {before} waits for it before this one",
+            face.key
+        )),
+    }
 }
 
 const SCHEDULER_FIELD: &str = "metadata.annotations[kube-ipvs.io/scheduler]";
@@ -116,117 +158,108 @@ fn own_scheduler(service: &Service, config: &Config) -> Result<Option<Scheduler>
         .map_err(|error| format!("{error}; {} is used", config.scheduler))
 }
 
-fn frontend(
-    service: &Service,
-    face: &Face,
-    port_name: &str,
-    scheduler: Scheduler,
-    categories: &Categories,
-    view: &View<'_>,
-) -> Frontend {
-    let (external, local) = match face.kind {
-        AddressKind::ClusterIp => (false, service.internal_traffic_policy == TrafficPolicy::Local),
-        AddressKind::Insiders => (false, false),
-        AddressKind::NodePort | AddressKind::LoadBalancer | AddressKind::ExternalIp => (true, external_local(service)),
-    };
-    let mut endpoints = if local { &categories.local } else { &categories.cluster }.clone();
-    rotate(&mut endpoints, &view.config.node_name, &face.key);
-    Frontend {
-        // Without endpoints everybody is refused at the address that he asked.
-        insiders: redirect(service, face, view)
-            .filter(|_| view.config.capture.binds() && external && local && !categories.cluster.is_empty()),
-        insider_endpoints: if external && local && !view.config.capture.binds() {
-            categories.cluster.clone()
-        } else {
-            Vec::new()
-        },
-        policy: if local {
-            TrafficPolicy::Local
-        } else {
-            TrafficPolicy::Cluster
-        },
-        // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
-        refusal: if local && categories.any {
-            Refusal::Drop
-        } else {
-            Refusal::Reject
-        },
-        endpoints,
-        kind: face.kind,
-        port_name: port_name.into(),
-        node_address: external && view.nodes.has_interface(face.key.address),
-        scheduler,
-        affinity: service.affinity,
-        masquerade: match (external, local) {
-            (true, true) => Masquerade::Never,
-            (true, false) => Masquerade::Always,
-            // Who is sent there has been looked at where he asked.
-            (false, _) if face.kind == AddressKind::Insiders => Masquerade::Never,
-            (false, _) if view.config.masquerade_all => Masquerade::Always,
-            (false, _) => Masquerade::Outsiders,
-        },
-        source_ranges: source_ranges(service, face.kind, face.key.address, view.nodes),
-        key: face.key,
+impl Whole<'_> {
+    fn frontend(&self, face: &Face, categories: &Categories) -> Frontend {
+        let (service, view) = (self.service, self.view);
+        let (external, local) = match face.kind {
+            AddressKind::ClusterIp => (false, service.internal_traffic_policy == TrafficPolicy::Local),
+            AddressKind::Insiders => (false, false),
+            AddressKind::NodePort | AddressKind::LoadBalancer | AddressKind::ExternalIp => {
+                (true, external_local(service))
+            }
+        };
+        let binds = view.config.capture.binds();
+        let short_circuit = external && local;
+        let mut endpoints = if local { &categories.local } else { &categories.cluster }.clone();
+        rotate(&mut endpoints, &view.config.node_name, &face.key);
+        Frontend {
+            // Without endpoints everybody is refused at the address that he asked.
+            insiders: if binds && short_circuit && !categories.cluster.is_empty() {
+                self.redirect(face)
+            } else {
+                None
+            },
+            insider_endpoints: if short_circuit && !binds {
+                categories.cluster.clone()
+            } else {
+                Vec::new()
+            },
+            policy: if local {
+                TrafficPolicy::Local
+            } else {
+                TrafficPolicy::Cluster
+            },
+            // T1, T4: a Local policy drops where the endpoints are elsewhere; T5: it is refused where there are none.
+            refusal: if local && categories.any {
+                Refusal::Drop
+            } else {
+                Refusal::Reject
+            },
+            endpoints,
+            kind: face.kind,
+            port_name: service
+                .ports
+                .get(face.port)
+                .map_or_else(Box::default, |port| port.name.clone()),
+            node_address: external && view.nodes.has_interface(face.key.address),
+            scheduler: self.scheduler,
+            affinity: service.affinity,
+            masquerade: match (external, local) {
+                (true, true) => Masquerade::Never,
+                (true, false) => Masquerade::Always,
+                // Who is sent there has been looked at where he asked.
+                (false, _) if face.kind == AddressKind::Insiders => Masquerade::Never,
+                (false, _) if view.config.masquerade_all => Masquerade::Always,
+                (false, _) => Masquerade::Outsiders,
+            },
+            source_ranges: self.source_ranges(face),
+            key: face.key,
+        }
     }
-}
 
-/// Where every endpoint of the cluster answers on the service's cluster IP (T2), where that is the service's own.
-fn redirect(service: &Service, face: &Face, view: &View<'_>) -> Option<SocketAddr> {
-    let family = family_of(face.key.address);
-    let address = *service.cluster_ips.iter().find(|ip| family_of(**ip) == family)?;
-    let (port, kind) = match service.internal_traffic_policy {
-        TrafficPolicy::Cluster => (service.ports.get(face.port)?.port, AddressKind::ClusterIp),
-        TrafficPolicy::Local => (insiders_port(service, face.port)?, AddressKind::Insiders),
-    };
-    let key = FrontendKey {
-        address,
-        port,
-        protocol: face.key.protocol,
-    };
-    let holder = view.claims.holder(&key)?;
-    (holder.service == service.name && holder.kind == kind).then_some(SocketAddr::new(address, port))
-}
-
-/// T15: load-balancer addresses only. A family that no range is of is open, as in kube-proxy's modes (k/k#109575); one that
-/// cannot be read could be of either.
-fn source_ranges(service: &Service, kind: AddressKind, address: IpAddr, nodes: &Nodes) -> Option<SourceRanges> {
-    let is_ours = |range: &IpNet| range.addr().is_ipv4() == address.is_ipv4();
-    let mut ours = service
-        .source_ranges
-        .iter()
-        .filter(|range| range.as_ref().is_none_or(is_ours))
-        .peekable();
-    if kind != AddressKind::LoadBalancer || ours.peek().is_none() {
-        return None;
+    /// T15: load-balancer addresses only.
+    fn source_ranges(&self, face: &Face) -> Option<SourceRanges> {
+        let [v4, v6] = &self.source_ranges;
+        let of_family = if face.key.address.is_ipv4() { v4 } else { v6 };
+        if face.kind == AddressKind::LoadBalancer {
+            of_family.clone()
+        } else {
+            None
+        }
     }
-    let ranges: Vec<_> = ours.flatten().copied().collect();
-    // The kernel refuses overlapping elements; neighbors become one on the way.
-    let ranges = IpNet::aggregate(&ranges);
-    let admits_node = nodes
-        .interfaces
-        .iter()
-        .flatten()
-        .any(|own| ranges.iter().any(|range| range.contains(own)));
-    Some(SourceRanges { ranges, admits_node })
+
+    /// Where every endpoint of the cluster answers on the service's cluster IP (T2), where that is the service's own.
+    fn redirect(&self, face: &Face) -> Option<SocketAddr> {
+        let address = cluster_ip(self.service, family_of(face.key.address))?;
+        let (port, kind) = match self.service.internal_traffic_policy {
+            TrafficPolicy::Cluster => (self.service.ports.get(face.port)?.port, AddressKind::ClusterIp),
+            TrafficPolicy::Local => (self.faces.insiders_port(face.port)?, AddressKind::Insiders),
+        };
+        let key = FrontendKey {
+            address,
+            port,
+            protocol: face.key.protocol,
+        };
+        let holder = self.view.claims.holder(&key)?;
+        (holder.service == self.service.name && holder.kind == kind).then_some(SocketAddr::new(address, port))
+    }
 }
 
 /// What takes no traffic is not counted: an address needs a port that the service has, and the copy of it that counts
 /// must be ready.
-fn health_check(service: &Service, slices: &[Slice], view: &View<'_>) -> Option<HealthCheck> {
+fn health_check(service: &Service, served: &mut Served<'_>) -> Option<HealthCheck> {
     let wanted = service.service_type == ServiceType::LoadBalancer
         && external_local(service)
         && service.health_check_node_port != 0;
-    let count = |family| {
-        let has = |ip: &IpAddr| family_of(*ip) == family;
-        service.cluster_ips.iter().any(has).then(|| {
-            let of_port = |port: &ServicePort| view.candidates(slices, family, port);
-            let all = service.ports.iter().flat_map(of_port);
-            let local = all.filter(|candidate| candidate.ready && candidate.local);
-            local
-                .map(|candidate| candidate.address.ip())
-                .collect::<FxHashSet<_>>()
-                .len()
-        })
+    let mut count = |family| {
+        cluster_ip(service, family)?;
+        let mut addresses = FxHashSet::default();
+        for port in 0..service.ports.len() {
+            let found = served.categories(port, family);
+            let local = found.local.iter().filter(|_| found.local_ready);
+            addresses.extend(local.map(|target| target.address.ip()));
+        }
+        Some(addresses.len())
     };
     wanted.then(|| HealthCheck {
         port: service.health_check_node_port,

@@ -1,6 +1,7 @@
-//! What single events change, by decision number; `history`: what any number of them come to; `restriction` and `endpoint`:
+//! What single events change, by decision number; `cost`: how many steps they take; `history`: what any number of them come to; `restriction` and `endpoint`:
 //! what objects say, whatever came before.
 
+mod cost;
 mod endpoint;
 mod history;
 mod restriction;
