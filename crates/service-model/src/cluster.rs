@@ -20,6 +20,7 @@ use crate::name::ObjectName;
 use crate::nodes::Nodes;
 use crate::object::{EndpointSlice, Family, Node, Service};
 use crate::program::{View, program};
+use crate::protected::Protected;
 use crate::unreadable::UnreadableObjects;
 
 /// Key of the taint of a node that the cluster autoscaler is about to remove (KEP-3836).
@@ -104,6 +105,18 @@ impl Cluster {
             Event::OtherNodesComplete => self.set_others_complete(true),
             Event::OtherNodesForgotten => self.forget_other_nodes(),
         }
+    }
+
+    /// What services must not take from this node (T41), instead of what was told before. It touches those that want
+    /// something of what changed. Until the first call it is [`Protected::default`].
+    pub fn set_protected(&mut self, protected: Protected) {
+        let before = std::mem::replace(&mut self.nodes.protected, protected);
+        let now = &self.nodes.protected;
+        let mut users = self.users(now.changed(&before));
+        if before.ports != now.ports {
+            users.extend(self.users(self.nodes.interfaces().unwrap_or_default()));
+        }
+        self.claim_again(users);
     }
 
     /// The services whose [`Program`] may have changed since the last call, in the order of their names;
@@ -348,10 +361,10 @@ impl Cluster {
         let Some(service) = self.slices.remove(name) else {
             return;
         };
-        if let Some(entry) = self.services.get_mut(&service) {
-            if let Ok(at) = entry.slices.binary_search_by(|slice| slice.name().cmp(name)) {
-                entry.slices.remove(at);
-            }
+        if let Some(entry) = self.services.get_mut(&service)
+            && let Ok(at) = entry.slices.binary_search_by(|slice| slice.name().cmp(name))
+        {
+            entry.slices.remove(at);
         }
         self.forget_empty(&service);
         self.arrivals.endpoint_slices += 1;

@@ -161,9 +161,12 @@ fn refuse(address: IpAddr, family: Family) -> Option<&'static str> {
     }
 }
 
+/// A slice, and the number that it gives a port.
+type Numbered<'a> = (&'a Slice, u16);
+
 /// The slices of a service by what a service port looks for, so that each port meets its own endpoints alone.
 pub(crate) struct Endpoints<'a> {
-    by_port: FxHashMap<(Family, &'a str, Protocol), Vec<(&'a Slice, u16)>>,
+    by_port: FxHashMap<(Family, &'a str, Protocol), Vec<Numbered<'a>>>,
     zone: &'a str,
     zones: &'a ZoneSets,
 }

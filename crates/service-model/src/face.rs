@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::frontend::{AddressKind, FrontendKey};
 use crate::nodes::Nodes;
 use crate::object::{Family, IpMode, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::protected::never_external;
 use crate::step::step;
 
 /// A place at which a service wants to answer.
@@ -40,6 +41,8 @@ pub(crate) struct Faces {
     /// Addresses that have the ports of the service. One that is named again adds nothing.
     addresses: FxHashSet<IpAddr>,
     insiders_ports: Vec<Option<u16>>,
+    /// The places that the service asks for, insiders' apart. Over the limit (T39) there are none but cluster IPs'.
+    pub(crate) wanted_places: usize,
 }
 
 /// A service that nothing is programmed for, whatever its ports (T24).
@@ -78,8 +81,13 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
     if !is_programmable(service) {
         return list;
     }
+    // Its cluster IPs stay its own, even where it is too large to be served.
     list.add_cluster_ips(service);
     let families = families(service);
+    list.wanted_places = wanted_places(service, &families, config, nodes);
+    if list.wanted_places > config.limits.real_servers {
+        return list;
+    }
     for family in &families {
         list.add_node_ports(service, *family, config, nodes);
     }
@@ -114,6 +122,18 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
         list.add_insiders();
     }
     list
+}
+
+/// The places that a service asks for, whether it can have them or not, without making a list of them.
+fn wanted_places(service: &Service, families: &[Family], config: &Config, nodes: &Nodes) -> usize {
+    let external = external_addresses(service, config).filter(|ip| families.contains(&family_of(*ip)));
+    let addresses: FxHashSet<_> = external.chain(service.cluster_ips.iter().copied()).collect();
+    let node_ports = service.ports.iter().filter(|port| port.node_port != 0).count();
+    let of_node: usize = families
+        .iter()
+        .map(|family| nodes.node_port_addresses(config, *family).len().max(1))
+        .sum();
+    service.ports.len() * addresses.len() + node_ports * of_node
 }
 
 /// The cluster IP of a family: the first one.
@@ -156,6 +176,16 @@ fn insiders_ports(service: &Service) -> Vec<Option<u16>> {
         numbers.get(at).copied()
     };
     service.ports.iter().enumerate().map(of_port).collect()
+}
+
+/// The setting whose ranges an address is not in (T41); `None` = it is allowed.
+fn outside(ip: IpAddr, kind: AddressKind, config: &Config) -> Option<&'static str> {
+    let (ranges, setting) = match kind {
+        AddressKind::LoadBalancer => (&config.load_balancer_ip_ranges, "loadBalancerIPRanges"),
+        _ => (&config.external_ip_ranges, "externalIPRanges"),
+    };
+    let allowed = ranges.is_empty() || ranges.iter().any(|range| range.contains(&ip));
+    (!allowed).then_some(setting)
 }
 
 /// Addresses at which no connection comes to an endpoint, nor at one of them as an endpoint, whatever is written (measured,
@@ -246,10 +276,15 @@ impl Faces {
         config: &Config,
         nodes: &Nodes,
     ) {
-        if let Some(why) = unservable(ip) {
+        if let Some(why) = unservable(ip).or_else(|| never_external(ip)) {
             self.refuse(field, format!("{ip} {why}"));
+        } else if let Some(setting) = outside(ip, kind, config) {
+            self.refuse(field, format!("{ip} is in no range of {setting}"));
         } else if !config.capture.binds() || nodes.has_interface(ip) {
-            self.add_ports(service, ip, kind, field);
+            self.add_ports_but(service, ip, kind, field, |port| {
+                let whose = nodes.protected.port(port.protocol, port.port)?;
+                nodes.has_interface(ip).then_some(whose)
+            });
         } else if let Some(node) = nodes.others.get(&ip).and_then(|nodes| nodes.first()) {
             // T18: binding it would cut this node off from that one. Balancers that run on the nodes report all of these
             // in the status; who writes one into the spec is told.
@@ -257,12 +292,26 @@ impl Faces {
                 AddressKind::LoadBalancer => self.elsewhere += 1,
                 _ => self.refuse(field, format!("{ip} is an address of node {node}")),
             }
+        } else if let Some(what) = nodes.protected.address(ip) {
+            self.refuse(field, format!("{ip} is {what}"));
         } else if nodes.others_complete {
             self.add_ports(service, ip, kind, field);
         }
     }
 
     fn add_ports(&mut self, service: &Service, address: IpAddr, kind: AddressKind, field: String) {
+        self.add_ports_but(service, address, kind, field, |_| None);
+    }
+
+    /// All ports but those that somebody else needs.
+    fn add_ports_but<'a>(
+        &mut self,
+        service: &Service,
+        address: IpAddr,
+        kind: AddressKind,
+        field: String,
+        needed: impl Fn(&ServicePort) -> Option<&'a str>,
+    ) {
         if !self.addresses.insert(address) {
             return;
         }
@@ -273,6 +322,10 @@ impl Faces {
                 port: port.port,
                 protocol: port.protocol,
             };
+            if let Some(whose) = needed(port) {
+                self.refuse(field.to_string(), format!("{key} is {whose}"));
+                continue;
+            }
             self.add(Face {
                 key,
                 kind,

@@ -11,6 +11,7 @@ use crate::face::family_of;
 use crate::frontend::NodePortPlaces;
 use crate::name::ObjectName;
 use crate::object::Family;
+use crate::protected::Protected;
 
 /// This node, and the addresses of the others.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub(crate) struct Nodes {
     pub(crate) own: Vec<IpAddr>,
     /// Of this node's object: `spec.podCIDRs`.
     pub(crate) pod_cidrs: Vec<IpNet>,
+    /// What this node needs for itself (T41).
+    pub(crate) protected: Protected,
     /// Addresses of other nodes (T18), each with the nodes that have it, in the order of their names.
     pub(crate) others: FxHashMap<IpAddr, SmallVec<[ObjectName; 1]>>,
     /// The addresses of all other nodes are known. Until then none but this node's own is safe to bind.
@@ -42,6 +45,7 @@ impl Default for Nodes {
             zone: Box::default(),
             own: Vec::new(),
             pod_cidrs: Vec::new(),
+            protected: Protected::default(),
             others: FxHashMap::default(),
             others_complete: false,
         }

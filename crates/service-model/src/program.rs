@@ -16,7 +16,7 @@ use crate::nodes::Nodes;
 use crate::object::{Family, Service, ServiceType, TrafficPolicy};
 use crate::policy::{Categories, categorize};
 use crate::rotation::rotate;
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Scheduler, UnknownScheduler};
 use crate::source_range::source_ranges;
 use crate::step::step;
 
@@ -101,35 +101,84 @@ pub(crate) fn program(service: &Service, slices: &[Slice], view: &View<'_>) -> P
     program
         .rejections
         .extend(refused.map(|(field, reason)| reject(&field, reason)));
-    let whole = Whole {
+    let mut whole = Whole {
         service,
         view,
         faces: &list,
         scheduler: own.unwrap_or(view.config.scheduler),
         source_ranges: [Family::V4, Family::V6].map(|family| source_ranges(service, family, view.nodes)),
     };
+    if let Some(reason) = whole.bound_ranges() {
+        program
+            .rejections
+            .insert(0, reject("spec.loadBalancerSourceRanges", reason));
+    }
     let mut served = Served::new(service, slices, view);
-    let mut lost = FxHashSet::default();
-    for face in &list.faces {
+    match frontends(&whole, &mut served) {
+        Ok((frontends, lost)) => {
+            program.frontends = frontends;
+            let lost = lost.into_iter();
+            program
+                .rejections
+                .extend(lost.map(|(field, reason)| reject(field, reason)));
+            program.health_check = health_check(service, &mut served);
+        }
+        Err(TooMany { real_servers, limit }) => {
+            let reason = format!(
+                "asks for {real_servers} real servers or more, and the limit is {limit} (limits.realServersPerService): \
+                 nothing of it is served"
+            );
+            program.rejections.insert(0, reject("", reason));
+            program.health_check = health_check(service, &mut Served::new(service, &[], view));
+        }
+    }
+    program.shorten_rejections();
+    program
+}
+
+/// A service asks for more real servers than it may have (T39). The whole of it is refused: which part would be left depends
+/// on what comes and goes, and half a service is harder to notice than none.
+struct TooMany {
+    real_servers: usize,
+    limit: usize,
+}
+
+/// The places that a service does not have: field and reason.
+type Lost<'a> = Vec<(&'a str, String)>;
+
+fn frontends<'a>(whole: &Whole<'a>, served: &mut Served<'_>) -> Result<(Vec<Frontend>, Lost<'a>), TooMany> {
+    let (view, limit) = (whole.view, whole.view.config.limits.real_servers);
+    let mut real_servers = whole.faces.wanted_places;
+    if real_servers > limit {
+        return Err(TooMany { real_servers, limit });
+    }
+    real_servers = 0;
+    let (mut frontends, mut reasons, mut lost) = (Vec::new(), Lost::new(), FxHashSet::default());
+    for face in &whole.faces.faces {
         step();
         let claim_alone = face.kind == AddressKind::NodePort && !face.key.address.is_unspecified();
         if claim_alone && !view.config.capture.binds() {
             continue;
         }
-        if let Some(reason) = taken(service, face, view.claims) {
+        if let Some(reason) = taken(whole.service, face, view.claims) {
             // One rejection for a field, not one for each address it stands for.
             if lost.insert((&face.field, face.key.port, face.key.protocol)) {
-                program.rejections.push(reject(&face.field, reason));
+                reasons.push((&*face.field, reason));
             }
             continue;
         }
         let found = served.categories(face.port, family_of(face.key.address));
-        if face.kind != AddressKind::Insiders || !found.cluster.is_empty() {
-            program.frontends.push(whole.frontend(face, found));
+        if face.kind == AddressKind::Insiders && found.cluster.is_empty() {
+            continue;
         }
+        let frontend = whole.frontend(face, found);
+        real_servers += whole.weight(&frontend);
+        if real_servers > limit {
+            return Err(TooMany { real_servers, limit });
+        }
+        frontends.push(frontend);
     }
-    program.health_check = health_check(service, &mut served);
-    program
+    Ok((frontends, reasons))
 }
 
 /// Why a place is not this service's (T19); `None` = it is.
@@ -149,16 +198,82 @@ fn taken(service: &Service, face: &Face, claims: &Claims) -> Option<String> {
     }
 }
 
+/// Rejections of one service that are told.
+const TOLD: usize = 10;
+
+impl Program {
+    /// What is wrong a thousand times is told ten times.
+    fn shorten_rejections(&mut self) {
+        self.more_rejections = self.rejections.len().saturating_sub(TOLD);
+        let mut rest = self.rejections.drain(TOLD.min(self.rejections.len())..);
+        if let Some(first) = rest.next() {
+            let more = Rejection {
+                field: Box::default(),
+                reason: format!("and {} more", self.more_rejections).into(),
+                ..first
+            };
+            drop(rest);
+            self.rejections.push(more);
+        }
+    }
+}
+
 const SCHEDULER_FIELD: &str = "metadata.annotations[kube-ipvs.io/scheduler]";
 
 fn own_scheduler(service: &Service, config: &Config) -> Result<Option<Scheduler>, String> {
     let name = service.scheduler.as_ref();
-    name.map(|name| name.parse())
-        .transpose()
-        .map_err(|error| format!("{error}; {} is used", config.scheduler))
+    let Some(name) = name else { return Ok(None) };
+    let used = config.scheduler;
+    let scheduler = name
+        .parse()
+        .map_err(|error: UnknownScheduler| format!("{error}; {used} is used"))?;
+    let allowed = &config.allowed_schedulers;
+    if allowed.is_empty() || scheduler == used || allowed.contains(&scheduler) {
+        Ok(Some(scheduler))
+    } else {
+        Err(format!("{scheduler} is not among allowedSchedulers; {used} is used"))
+    }
 }
 
 impl Whole<'_> {
+    /// What a frontend costs, in real servers (T39).
+    fn weight(&self, frontend: &Frontend) -> usize {
+        let of_scheduler = if self.view.config.capture.binds() {
+            self.scheduler.weight()
+        } else {
+            0
+        };
+        (frontend.endpoints.len() + frontend.insider_endpoints.len()).max(1) + of_scheduler
+    }
+
+    /// T39: too many ranges admit nobody. Returns what is to be said of it.
+    fn bound_ranges(&mut self) -> Option<String> {
+        let limit = self.view.config.limits.source_ranges;
+        let balanced = self
+            .faces
+            .faces
+            .iter()
+            .filter(|face| face.kind == AddressKind::LoadBalancer);
+        let of_place = |face: &Face| self.ranges_at(face).map_or(0, |ranges| ranges.ranges.len());
+        let elements: usize = balanced.map(of_place).sum();
+        if elements <= limit {
+            return None;
+        }
+        for ranges in self.source_ranges.iter_mut().flatten() {
+            ranges.ranges.clear();
+            ranges.admits_node = false;
+        }
+        Some(format!(
+            "{elements} ranges, counted at each place, and the limit is {limit} (limits.sourceRangesPerService): nobody \
+             may connect"
+        ))
+    }
+
+    fn ranges_at(&self, face: &Face) -> Option<&SourceRanges> {
+        let [v4, v6] = &self.source_ranges;
+        if face.key.address.is_ipv4() { v4 } else { v6 }.as_ref()
+    }
+
     fn frontend(&self, face: &Face, categories: &Categories) -> Frontend {
         let (service, view) = (self.service, self.view);
         let (external, local) = match face.kind {
@@ -219,10 +334,8 @@ impl Whole<'_> {
 
     /// T15: load-balancer addresses only.
     fn source_ranges(&self, face: &Face) -> Option<SourceRanges> {
-        let [v4, v6] = &self.source_ranges;
-        let of_family = if face.key.address.is_ipv4() { v4 } else { v6 };
         if face.kind == AddressKind::LoadBalancer {
-            of_family.clone()
+            self.ranges_at(face).cloned()
         } else {
             None
         }

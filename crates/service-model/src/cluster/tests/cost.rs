@@ -1,6 +1,6 @@
 //! The steps that an object costs grow as its size does, in whatever it is large (audit F2, F33).
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::*;
