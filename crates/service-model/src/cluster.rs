@@ -11,7 +11,7 @@ use crate::arrival::{Arrivals, Pending};
 use crate::backlog::Backlog;
 use crate::claim::{Claim, Claims};
 use crate::config::{Config, NodePortAddresses};
-use crate::endpoint_cache::{Slice, ZoneSets};
+use crate::endpoint_cache::Slice;
 use crate::event::{Change, Event, Kind};
 use crate::face::{external_addresses, faces, family_of};
 use crate::frontend::{AddressKind, FrontendKey, NodePortPlaces, Program, Rejection};
@@ -33,7 +33,6 @@ pub struct Cluster {
     services: FxHashMap<ObjectName, Entry>,
     /// The service of each slice.
     slices: FxHashMap<ObjectName, ObjectName>,
-    zones: ZoneSets,
     nodes: Nodes,
     /// The addresses of each other node, to know what goes with it.
     node_addresses: FxHashMap<ObjectName, Vec<IpAddr>>,
@@ -73,7 +72,6 @@ impl Cluster {
             config,
             services: FxHashMap::default(),
             slices: FxHashMap::default(),
-            zones: ZoneSets::default(),
             nodes: Nodes::default(),
             node_addresses: FxHashMap::default(),
             claims: Claims::default(),
@@ -159,17 +157,8 @@ impl Cluster {
         else {
             return Program::default();
         };
-        let (config, zones, nodes, claims) = (&self.config, &self.zones, &self.nodes, &self.claims);
-        program(
-            service,
-            slices,
-            &View {
-                config,
-                zones,
-                nodes,
-                claims,
-            },
-        )
+        let (config, nodes, claims) = (&self.config, &self.nodes, &self.claims);
+        program(service, slices, &View { config, nodes, claims })
     }
 
     /// [`Event::Complete`] has come for this kind.
@@ -332,7 +321,7 @@ impl Cluster {
         let service = ObjectName::new(name.namespace(), &slice.service);
         let is_start = !(self.is_complete(Kind::Service) && self.is_complete(Kind::EndpointSlice));
         let trigger = slice.last_change.filter(|_| !is_start);
-        let Some(slice) = Slice::fold(slice, &self.config.node_name, &mut self.zones) else {
+        let Some(slice) = Slice::fold(slice, &self.config.node_name) else {
             return self.delete_slice(&name);
         };
         self.arrivals.endpoint_slices += 1;

@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::claim::{Claim, Claims, Standing};
 use crate::config::Config;
-use crate::endpoint_cache::{Endpoints, Slice, ZoneSets};
+use crate::endpoint_cache::{Endpoints, Slice};
 use crate::event::Kind;
 use crate::face::{Face, Faces, cluster_ip, external_local, faces, family_of, is_programmable};
 use crate::frontend::{
@@ -23,7 +23,6 @@ use crate::step::step;
 /// What a program depends on besides the service and its slices.
 pub(crate) struct View<'a> {
     pub(crate) config: &'a Config,
-    pub(crate) zones: &'a ZoneSets,
     pub(crate) nodes: &'a Nodes,
     pub(crate) claims: &'a Claims,
 }
@@ -39,7 +38,7 @@ impl<'a> Served<'a> {
     fn new(service: &'a Service, slices: &'a [Slice], view: &View<'a>) -> Self {
         Self {
             service,
-            endpoints: Endpoints::new(slices, &view.nodes.zone, view.zones),
+            endpoints: Endpoints::new(slices, &view.nodes.zone),
             categories: FxHashMap::default(),
         }
     }
