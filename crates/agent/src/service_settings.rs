@@ -4,9 +4,11 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use anyhow::{Context, Result};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use service_model::{Capture, Config, DetectLocal, Family, NodePortAddresses, Scheduler};
+use service_model::{Capture, Config, DetectLocal, Family, Limits, NodePortAddresses, Scheduler};
 
-use crate::config::{KubeProxyConfiguration, NodePortAddress, allow_service_external_ips, cidr, ip};
+use crate::config::{
+    KubeIpvsConfiguration, KubeProxyConfiguration, NodePortAddress, allow_service_external_ips, cidr, ip,
+};
 use crate::mode::Mode;
 use crate::node_name::node_name;
 
@@ -14,7 +16,7 @@ use crate::node_name::node_name;
 ///
 /// # Errors
 /// The node has no name.
-pub(crate) fn model_config(given: &KubeProxyConfiguration) -> Result<Config> {
+pub(crate) fn model_config(given: &KubeProxyConfiguration, own: &KubeIpvsConfiguration) -> Result<Config> {
     Ok(Config {
         node_name: node_name(Some(&given.hostname_override))?.into(),
         families: Family::BOTH,
@@ -32,7 +34,28 @@ pub(crate) fn model_config(given: &KubeProxyConfiguration) -> Result<Config> {
             Mode::Ipvs => Capture::Bind,
             Mode::Iptables => redirect(given),
         },
+        limits: Limits {
+            real_servers: limit(own.limits.real_servers_per_service),
+            source_ranges: limit(own.limits.source_ranges_per_service),
+        },
+        allowed_schedulers: own
+            .allowed_schedulers
+            .iter()
+            .filter_map(|name| name.parse().ok())
+            .collect(),
+        external_ip_ranges: ranges(&own.external_ip_ranges),
+        load_balancer_ip_ranges: ranges(&own.load_balancer_ip_ranges),
     })
+}
+
+/// Validated: it is greater than zero.
+fn limit(number: i32) -> usize {
+    usize::try_from(number).unwrap_or(0)
+}
+
+/// Validated: all of them can be read.
+fn ranges(texts: &[String]) -> Vec<IpNet> {
+    texts.iter().filter_map(|text| cidr(text)).collect()
 }
 
 /// Keywords but `primary` do not depend on the node (Kubernetes 1.37, `expandNodePortAddressKeywords`).
@@ -100,7 +123,7 @@ mod tests {
         let arguments = ["kube-ipvs", "--hostname-override=n1"].iter().chain(flags);
         let configuration = Configuration::load(&Cli::try_parse_from(arguments).unwrap().daemon.configuration).unwrap();
         assert!(masquerade_bit(&configuration.kube_proxy).is_ok());
-        model_config(&configuration.kube_proxy).unwrap()
+        model_config(&configuration.kube_proxy, &configuration.own).unwrap()
     }
 
     #[test]
@@ -163,6 +186,29 @@ mod tests {
     fn masquerading_and_gates() {
         let model = model(&["--masquerade-all", "--feature-gates=AllowServiceExternalIPs=false"]);
         assert_eq!((model.masquerade_all, model.allow_external_ips), (true, false));
+    }
+
+    #[test]
+    fn f09_f17_what_services_may_ask_for() {
+        let nothing = model(&[]);
+        assert_eq!(nothing.limits, Limits::default());
+        assert!(nothing.allowed_schedulers.is_empty() && nothing.external_ip_ranges.is_empty());
+        let model = model(&[
+            "--real-servers-per-service=7",
+            "--source-ranges-per-service=8",
+            "--allowed-schedulers=rr,mh",
+            "--external-ip-ranges=198.51.100.0/24,2001:db8::/64",
+            "--load-balancer-ip-ranges=203.0.113.0/24",
+        ]);
+        let limits = Limits {
+            real_servers: 7,
+            source_ranges: 8,
+        };
+        assert_eq!(model.limits, limits);
+        assert_eq!(model.allowed_schedulers, [Scheduler::RoundRobin, Scheduler::Maglev]);
+        let external: [IpNet; 2] = ["198.51.100.0/24", "2001:db8::/64"].map(|range| range.parse().unwrap());
+        assert_eq!(model.external_ip_ranges, external);
+        assert_eq!(model.load_balancer_ip_ranges, ["203.0.113.0/24".parse().unwrap()]);
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Settings {
         } = configuration;
         let model = Config {
             families: ip_family::of_node(),
-            ..model_config(&given)?
+            ..model_config(&given, &own)?
         };
         if model.detect_local == DetectLocal::default() {
             warn!(
@@ -403,6 +403,10 @@ mod tests {
                         masquerade_all,
                         detect_local,
                         capture,
+                        limits,
+                        allowed_schedulers,
+                        external_ip_ranges,
+                        load_balancer_ip_ranges,
                         // Of the node, not of the configuration.
                         families: _,
                     },
@@ -454,6 +458,10 @@ mod tests {
                 ("masquerade_all", masquerade_all.to_string()),
                 ("detect_local", format!("{detect_local:?}")),
                 ("capture", format!("{capture:?}")),
+                ("limits", format!("{limits:?}")),
+                ("allowed_schedulers", format!("{allowed_schedulers:?}")),
+                ("external_ip_ranges", format!("{external_ip_ranges:?}")),
+                ("load_balancer_ip_ranges", format!("{load_balancer_ip_ranges:?}")),
                 ("mode", mode.to_string()),
                 ("masquerade_bit", masquerade_bit.to_string()),
                 ("vip_addresses", vip_addresses.to_string()),

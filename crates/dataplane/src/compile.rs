@@ -32,7 +32,7 @@ pub struct Compiled {
 pub enum Priority {
     /// `default/kubernetes`: what every other agent on the node needs to reach the API server.
     ApiServer,
-    /// A service with port 53.
+    /// A service of `kube-system` with port 53. Elsewhere the port makes nobody first (audit F9).
     Dns,
     /// Every other.
     Ordinary,
@@ -42,7 +42,7 @@ pub enum Priority {
 pub fn priority(service: &ObjectName, program: &Program) -> Priority {
     if service.as_str() == "default/kubernetes" {
         Priority::ApiServer
-    } else if program.frontends.iter().any(|frontend| frontend.key.port == 53) {
+    } else if service.namespace() == "kube-system" && program.frontends.iter().any(|frontend| frontend.key.port == 53) {
         Priority::Dns
     } else {
         Priority::Ordinary
@@ -186,5 +186,42 @@ fn scheduler_flags(scheduler: Scheduler) -> Flags {
     match scheduler {
         Scheduler::Maglev => Flags(Flags::MH_FALLBACK.0 | Flags::MH_PORT.0),
         _ => Flags::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn f09_dns_is_first_in_kube_system_alone() {
+        let dns = Program {
+            frontends: vec![Frontend {
+                key: service_model::FrontendKey {
+                    address: Ipv4Addr::new(10, 96, 0, 10).into(),
+                    port: 53,
+                    protocol: service_model::Protocol::Udp,
+                },
+                kind: AddressKind::ClusterIp,
+                port_name: "dns".into(),
+                node_address: false,
+                scheduler: Scheduler::default(),
+                affinity: None,
+                policy: service_model::TrafficPolicy::Cluster,
+                endpoints: Vec::new(),
+                insiders: None,
+                insider_endpoints: Vec::new(),
+                refusal: Refusal::Reject,
+                masquerade: Masquerade::Never,
+                source_ranges: None,
+            }],
+            ..Program::default()
+        };
+        let of = |namespace, name| priority(&ObjectName::new(namespace, name), &dns);
+        assert_eq!(of("kube-system", "kube-dns"), Priority::Dns);
+        assert_eq!(of("shop", "kube-dns"), Priority::Ordinary);
+        assert_eq!(of("default", "kubernetes"), Priority::ApiServer);
     }
 }

@@ -11,14 +11,16 @@ use crate::arrival::{Arrivals, Pending};
 use crate::backlog::Backlog;
 use crate::claim::{Claim, Claims};
 use crate::config::{Config, NodePortAddresses};
-use crate::endpoint_cache::{Slice, ZoneSets};
+use crate::endpoint_cache::Slice;
 use crate::event::{Change, Event, Kind};
-use crate::face::{Face, Nodes, external_addresses, faces, family_of};
-use crate::frontend::{FrontendKey, NodePortPlaces, Program, Rejection};
+use crate::face::{external_addresses, faces, family_of};
+use crate::frontend::{AddressKind, FrontendKey, NodePortPlaces, Program, Rejection};
 use crate::local_traffic::LocalTraffic;
 use crate::name::ObjectName;
+use crate::nodes::Nodes;
 use crate::object::{EndpointSlice, Family, Node, Service};
 use crate::program::{View, program};
+use crate::protected::Protected;
 use crate::unreadable::UnreadableObjects;
 
 /// Key of the taint of a node that the cluster autoscaler is about to remove (KEP-3836).
@@ -31,7 +33,6 @@ pub struct Cluster {
     services: FxHashMap<ObjectName, Entry>,
     /// The service of each slice.
     slices: FxHashMap<ObjectName, ObjectName>,
-    zones: ZoneSets,
     nodes: Nodes,
     /// The addresses of each other node, to know what goes with it.
     node_addresses: FxHashMap<ObjectName, Vec<IpAddr>>,
@@ -54,7 +55,14 @@ struct Entry {
     /// In the order of their names.
     slices: Vec<Slice>,
     /// The places it claims.
-    claimed: Box<[FrontendKey]>,
+    claimed: Claimed,
+}
+
+/// What a service claims.
+#[derive(Debug, Default)]
+struct Claimed {
+    places: Box<[(FrontendKey, AddressKind)]>,
+    created: i64,
 }
 
 impl Cluster {
@@ -64,7 +72,6 @@ impl Cluster {
             config,
             services: FxHashMap::default(),
             slices: FxHashMap::default(),
-            zones: ZoneSets::default(),
             nodes: Nodes::default(),
             node_addresses: FxHashMap::default(),
             claims: Claims::default(),
@@ -96,6 +103,18 @@ impl Cluster {
             Event::OtherNodesComplete => self.set_others_complete(true),
             Event::OtherNodesForgotten => self.forget_other_nodes(),
         }
+    }
+
+    /// What services must not take from this node (T41), instead of what was told before. It touches those that want
+    /// something of what changed. Until the first call it is [`Protected::default`].
+    pub fn set_protected(&mut self, protected: Protected) {
+        let before = std::mem::replace(&mut self.nodes.protected, protected);
+        let now = &self.nodes.protected;
+        let mut users = self.users(now.changed(&before));
+        if before.ports != now.ports {
+            users.extend(self.users(self.nodes.interfaces().unwrap_or_default()));
+        }
+        self.claim_again(users);
     }
 
     /// The services whose [`Program`] may have changed since the last call, in the order of their names;
@@ -138,17 +157,8 @@ impl Cluster {
         else {
             return Program::default();
         };
-        let (config, zones, nodes, claims) = (&self.config, &self.zones, &self.nodes, &self.claims);
-        program(
-            service,
-            slices,
-            &View {
-                config,
-                zones,
-                nodes,
-                claims,
-            },
-        )
+        let (config, nodes, claims) = (&self.config, &self.nodes, &self.claims);
+        program(service, slices, &View { config, nodes, claims })
     }
 
     /// [`Event::Complete`] has come for this kind.
@@ -169,12 +179,12 @@ impl Cluster {
 
     /// This node's addresses are known ([`Event::NodeAddresses`] has come).
     pub fn has_node_addresses(&self) -> bool {
-        self.nodes.interfaces.is_some()
+        self.nodes.interfaces().is_some()
     }
 
     /// The addresses of this node's interfaces, as they were told; empty until then.
     pub fn node_addresses(&self) -> &[IpAddr] {
-        self.nodes.interfaces.as_deref().unwrap_or_default()
+        self.nodes.interfaces().unwrap_or_default()
     }
 
     /// The primary addresses of this node, one of each family at most.
@@ -259,32 +269,34 @@ impl Cluster {
         }
     }
 
-    /// Brings a service's claims in line with its faces; who shares a place that changed is touched as well.
+    /// Brings a service's claims in line with its faces; who stands otherwise at a place that changed is touched as well.
     fn claim(&mut self, name: &ObjectName) {
         let Some(entry) = self.services.get_mut(name) else {
             return;
         };
-        let before = std::mem::take(&mut entry.claimed);
-        for key in &before {
-            self.touched.extend(self.claims.remove(key, name));
+        let now = entry.service.as_ref().map_or_else(Claimed::default, |service| {
+            let faces = faces(service, &self.config, &self.nodes).faces;
+            Claimed {
+                places: faces.iter().map(|face| (face.key, face.kind)).collect(),
+                created: service.created,
+            }
+        });
+        let kept: FxHashSet<_> = now.places.iter().copied().collect();
+        let created = now.created;
+        let before = std::mem::replace(&mut entry.claimed, now);
+        let claim = |kind, created| Claim {
+            kind,
+            created,
+            service: name.clone(),
+        };
+        for (key, kind) in &before.places {
+            if before.created != created || !kept.contains(&(*key, *kind)) {
+                self.touched
+                    .extend(self.claims.remove(key, &claim(*kind, before.created)));
+            }
         }
-        let Some(service) = &entry.service else { return };
-        let faces = faces(service, &self.config, &self.nodes).faces;
-        let created = service.created;
-        entry.claimed = faces.iter().map(|face| face.key).collect();
-        for Face { key, kind, .. } in faces {
-            self.touched.extend(
-                self.claims
-                    .add(
-                        key,
-                        Claim {
-                            kind,
-                            created,
-                            service: name.clone(),
-                        },
-                    )
-                    .cloned(),
-            );
+        for (key, kind) in &entry.claimed.places {
+            self.touched.extend(self.claims.add(*key, claim(*kind, created)));
         }
     }
 
@@ -309,7 +321,7 @@ impl Cluster {
         let service = ObjectName::new(name.namespace(), &slice.service);
         let is_start = !(self.is_complete(Kind::Service) && self.is_complete(Kind::EndpointSlice));
         let trigger = slice.last_change.filter(|_| !is_start);
-        let Some(slice) = Slice::fold(slice, &self.config.node_name, &mut self.zones) else {
+        let Some(slice) = Slice::fold(slice, &self.config.node_name) else {
             return self.delete_slice(&name);
         };
         self.arrivals.endpoint_slices += 1;
@@ -322,7 +334,10 @@ impl Cluster {
             Ok(at) if entry.slices.get(at) == Some(&slice) => return,
             Ok(at) => entry.slices.splice(at..=at, [slice]).for_each(drop),
             Err(at) => {
-                entry.slices.reserve_exact(1);
+                // Most services have one slice, or few.
+                if entry.slices.len() < 8 {
+                    entry.slices.reserve_exact(1);
+                }
                 entry.slices.insert(at, slice);
                 self.slices.insert(name, service.clone());
             }
@@ -335,8 +350,10 @@ impl Cluster {
         let Some(service) = self.slices.remove(name) else {
             return;
         };
-        if let Some(entry) = self.services.get_mut(&service) {
-            entry.slices.retain(|slice| slice.name() != name);
+        if let Some(entry) = self.services.get_mut(&service)
+            && let Ok(at) = entry.slices.binary_search_by(|slice| slice.name().cmp(name))
+        {
+            entry.slices.remove(at);
         }
         self.forget_empty(&service);
         self.arrivals.endpoint_slices += 1;
@@ -394,15 +411,8 @@ impl Cluster {
                 holders.insert(at, name.clone());
             }
         }
-        let changed = before
-            .iter()
-            .filter(|a| !addresses.contains(a))
-            .chain(addresses.iter().filter(|a| !before.contains(a)));
-        let users: FxHashSet<_> = changed
-            .filter_map(|address| self.external.get(address))
-            .flatten()
-            .cloned()
-            .collect();
+        let [was, is]: [FxHashSet<_>; 2] = [&before, &addresses].map(|all| all.iter().copied().collect());
+        let users = self.users(was.symmetric_difference(&is));
         if !addresses.is_empty() {
             self.node_addresses.insert(name, addresses);
         }
@@ -421,35 +431,27 @@ impl Cluster {
         self.nodes.others.clear();
         let this_node = &self.config.node_name;
         self.unreadable.forget(Kind::Node, |node| node.name() != &**this_node);
-        for (_, addresses) in std::mem::take(&mut self.node_addresses) {
-            let users = addresses.iter().filter_map(|address| self.external.get(address));
-            self.claim_again(users.flatten().cloned().collect());
-        }
+        let before = std::mem::take(&mut self.node_addresses);
+        let users = self.users(before.values().flatten());
+        self.claim_again(users);
         self.set_others_complete(false);
     }
 
     fn set_interfaces(&mut self, addresses: Vec<IpAddr>) {
-        let before = self.nodes.interfaces.replace(addresses).unwrap_or_default();
-        let now = self.nodes.interfaces.as_deref().unwrap_or_default();
-        let changed: Vec<_> = before
-            .iter()
-            .filter(|a| !now.contains(a))
-            .chain(now.iter().filter(|a| !before.contains(a)))
-            .copied()
-            .collect();
+        let changed = self.nodes.set_interfaces(addresses);
         if changed.is_empty() {
             return;
         }
         self.touched.extend(self.with_ranges.iter().cloned());
-        let mut users = self.with_node_ports.clone();
-        users.extend(
-            changed
-                .iter()
-                .filter_map(|address| self.external.get(address))
-                .flatten()
-                .cloned(),
-        );
+        let mut users = self.users(&changed);
+        users.extend(self.with_node_ports.iter().cloned());
         self.claim_again(users);
+    }
+
+    /// The services with one of these as a load-balancer or external IP.
+    fn users<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> FxHashSet<ObjectName> {
+        let users = addresses.into_iter().filter_map(|address| self.external.get(address));
+        users.flatten().cloned().collect()
     }
 
     fn claim_again(&mut self, services: FxHashSet<ObjectName>) {

@@ -28,6 +28,35 @@ pub struct Config {
     pub detect_local: DetectLocal,
     /// How the data plane gets hold of what is sent to a service.
     pub capture: Capture,
+    /// What a service may cost (T39).
+    pub limits: Limits,
+    /// Schedulers that an annotation may name (T40), besides the node's own; empty = every one.
+    pub allowed_schedulers: Vec<Scheduler>,
+    /// Where external IPs may be (T41); empty = anywhere.
+    pub external_ip_ranges: Vec<IpNet>,
+    /// Where load-balancer addresses may be (T41); empty = anywhere.
+    pub load_balancer_ip_ranges: Vec<IpNet>,
+}
+
+/// How much a service may ask for (T39).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Real servers: the endpoints of each place, at least one a place, and what its scheduler needs
+    /// ([`Scheduler::weight`]).
+    pub real_servers: usize,
+    /// Source ranges, those of a family counted at each of the service's places that they restrict.
+    pub source_ranges: usize,
+}
+
+impl Default for Limits {
+    /// 131,072 real servers: 5,000 endpoints, the most that Kubernetes is tested with, at two ports of a dozen addresses. 65,536
+    /// source ranges: what the ipset of kube-proxy's IPVS mode holds of all services.
+    fn default() -> Self {
+        Self {
+            real_servers: 131_072,
+            source_ranges: 65_536,
+        }
+    }
 }
 
 impl Config {
@@ -43,6 +72,10 @@ impl Config {
             masquerade_all: false,
             detect_local: DetectLocal::default(),
             capture: Capture::Bind,
+            limits: Limits::default(),
+            allowed_schedulers: Vec::new(),
+            external_ip_ranges: Vec::new(),
+            load_balancer_ip_ranges: Vec::new(),
         }
     }
 }

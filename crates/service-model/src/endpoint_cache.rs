@@ -1,17 +1,18 @@
 //! EndpointSlices of one service, folded: the addresses with their conditions, and nothing that is not used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::event::Kind;
 use crate::face::forbidden;
 use crate::frontend::Rejection;
 use crate::name::ObjectName;
-use crate::object::{Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, Protocol};
+use crate::object::{Endpoint, EndpointPort, EndpointSlice, Family, InvalidField, Protocol, ServicePort};
 use crate::policy::{Candidate, Hints};
+use crate::step::step;
 
 /// A slice as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(crate) struct Slice {
     family: Family,
     ports: SmallVec<[EndpointPort; 1]>,
     endpoints: Box<[Folded]>,
+    /// The sets of zones that its endpoints' hints name, in the order in which they come. They go with the slice (audit F11).
+    zones: Box<[Zones]>,
     invalid: Box<[InvalidField]>,
 }
 
@@ -29,8 +32,14 @@ struct Folded {
     address: IpAddr,
     /// `LOCAL` and so on.
     bits: u8,
-    /// Its set of zone hints in [`ZoneSets`]; 0 = none.
+    /// The number of its set of zone hints among those of the slice, from 1; 0 = none.
     zones: u32,
+}
+
+impl Folded {
+    fn has(&self, bit: u8) -> bool {
+        self.bits & bit != 0
+    }
 }
 
 const LOCAL: u8 = 1;
@@ -42,56 +51,54 @@ const NODE_HINTED: u8 = 32;
 /// It names its node.
 const PLACED: u8 = 64;
 
-/// The sets of zones that hints name: a cluster has few, endpoints have many.
-#[derive(Debug, Default)]
-pub(crate) struct ZoneSets {
-    numbers: FxHashMap<SmallVec<[Box<str>; 1]>, u32>,
-    sets: Vec<SmallVec<[Box<str>; 1]>>,
+/// A set of zones that hints name.
+type Zones = SmallVec<[Box<str>; 1]>;
+
+/// What the hints for a set of zones are in a zone.
+fn hints(zones: &Zones, zone: &str) -> Hints {
+    if !zone.is_empty() && zones.iter().any(|hinted| &**hinted == zone) {
+        Hints::Us
+    } else {
+        Hints::Others
+    }
 }
 
-impl ZoneSets {
-    fn number(&mut self, zones: &SmallVec<[Box<str>; 1]>) -> u32 {
+/// Numbers the sets of a slice while it is folded: a slice has few sets, and many endpoints.
+#[derive(Default)]
+struct Numbering {
+    numbers: HashMap<Zones, u32>,
+    sets: Vec<Zones>,
+}
+
+impl Numbering {
+    fn number(&mut self, zones: Zones) -> u32 {
         if zones.is_empty() {
             return 0;
         }
-        if let Some(number) = self.numbers.get(zones) {
-            return *number;
-        }
-        self.sets.push(zones.clone());
-        let number = u32::try_from(self.sets.len()).unwrap_or(0);
-        self.numbers.insert(zones.clone(), number);
-        number
-    }
-
-    fn hints(&self, number: u32, zone: &str) -> Hints {
-        let set = usize::try_from(number)
-            .ok()
-            .and_then(|n| n.checked_sub(1))
-            .and_then(|n| self.sets.get(n));
-        match set {
-            None => Hints::None,
-            Some(zones) if !zone.is_empty() && zones.iter().any(|z| &**z == zone) => Hints::Us,
-            Some(_) => Hints::Others,
-        }
+        *self.numbers.entry(zones).or_insert_with_key(|zones| {
+            self.sets.push(zones.clone());
+            u32::try_from(self.sets.len()).unwrap_or(0)
+        })
     }
 }
 
 impl Slice {
     /// Folds a slice; `None` for one that counts for nothing: headless, FQDN, or without a service.
-    pub(crate) fn fold(slice: EndpointSlice, node: &str, zones: &mut ZoneSets) -> Option<Self> {
+    pub(crate) fn fold(slice: EndpointSlice, node: &str) -> Option<Self> {
         if slice.headless_label || slice.service.is_empty() {
             return None;
         }
         let family = slice.family?;
         let mut invalid = slice.invalid;
         let mut endpoints = Vec::with_capacity(slice.endpoints.len());
-        for (number, endpoint) in slice.endpoints.iter().enumerate() {
+        let mut zones = Numbering::default();
+        for (number, endpoint) in slice.endpoints.into_iter().enumerate() {
             match refuse(endpoint.address, family) {
                 Some(why) => invalid.push(InvalidField {
                     field: format!("endpoints[{number}].addresses[0]").into(),
                     reason: format!("{} {why}", endpoint.address).into(),
                 }),
-                None => endpoints.push(fold_endpoint(endpoint, node, zones)),
+                None => endpoints.push(fold_endpoint(endpoint, node, &mut zones)),
             }
         }
         Some(Self {
@@ -99,6 +106,7 @@ impl Slice {
             family,
             ports: slice.ports,
             endpoints: endpoints.into(),
+            zones: zones.sets.into(),
             invalid: invalid.into(),
         })
     }
@@ -113,7 +121,7 @@ impl Slice {
 
     /// Some endpoint has hints for zones: a change of this node's zone matters.
     pub(crate) fn has_zone_hints(&self) -> bool {
-        self.endpoints.iter().any(|endpoint| endpoint.zones != 0)
+        !self.zones.is_empty()
     }
 
     pub(crate) fn rejections(&self) -> impl Iterator<Item = Rejection> {
@@ -126,7 +134,7 @@ impl Slice {
     }
 }
 
-fn fold_endpoint(endpoint: &Endpoint, node: &str, zones: &mut ZoneSets) -> Folded {
+fn fold_endpoint(endpoint: Endpoint, node: &str, zones: &mut Numbering) -> Folded {
     let bit = |set: bool, bit: u8| if set { bit } else { 0 };
     Folded {
         address: endpoint.address,
@@ -137,7 +145,7 @@ fn fold_endpoint(endpoint: &Endpoint, node: &str, zones: &mut ZoneSets) -> Folde
             | bit(endpoint.terminating, TERMINATING)
             | bit(!endpoint.node_hints.is_empty(), NODE_HINTS)
             | bit(endpoint.node_hints.iter().any(|hint| &**hint == node), NODE_HINTED),
-        zones: zones.number(&endpoint.zone_hints),
+        zones: zones.number(endpoint.zone_hints),
     }
 }
 
@@ -154,47 +162,71 @@ fn refuse(address: IpAddr, family: Family) -> Option<&'static str> {
     }
 }
 
-/// The endpoints of one service port and family, sorted by address; of one that is named several times, the copy that
-/// counts most. Neither the order of slices nor their names matter.
-pub(crate) fn candidates(
-    slices: &[Slice],
-    family: Family,
-    port_name: &str,
-    protocol: Protocol,
-    zone: &str,
-    zones: &ZoneSets,
-) -> Vec<Candidate> {
-    let mut all: BTreeMap<SocketAddr, (Precedence, Candidate)> = BTreeMap::new();
-    for slice in slices.iter().filter(|slice| slice.family == family) {
-        for port in slice
-            .ports
-            .iter()
-            .filter(|port| &*port.name == port_name && port.protocol == protocol)
-        {
+/// A slice, and the number that it gives a port.
+type Numbered<'a> = (&'a Slice, u16);
+
+/// The slices of a service by what a service port looks for, so that each port meets its own endpoints alone.
+pub(crate) struct Endpoints<'a> {
+    by_port: FxHashMap<(Family, &'a str, Protocol), Vec<Numbered<'a>>>,
+    zone: &'a str,
+}
+
+impl<'a> Endpoints<'a> {
+    /// Of these slices, seen from a zone.
+    pub(crate) fn new(slices: &'a [Slice], zone: &'a str) -> Self {
+        let mut by_port: FxHashMap<_, Vec<_>> = FxHashMap::default();
+        for slice in slices {
+            let mut seen = FxHashSet::default();
+            for port in &slice.ports {
+                step();
+                if seen.insert((&port.name, port.protocol, port.port)) {
+                    let key = (slice.family, &*port.name, port.protocol);
+                    by_port.entry(key).or_default().push((slice, port.port));
+                }
+            }
+        }
+        Self { by_port, zone }
+    }
+
+    /// The endpoints of one service port and family, sorted by address; of one that is named several times, the copy that
+    /// counts most. Neither the order of slices nor their names matter.
+    pub(crate) fn candidates(&self, family: Family, port: &ServicePort) -> Vec<Candidate> {
+        let mut all: BTreeMap<SocketAddr, (Precedence, Candidate)> = BTreeMap::new();
+        let slices = self.by_port.get(&(family, &*port.name, port.protocol));
+        for (slice, number) in slices.into_iter().flatten() {
+            let hinted: Vec<_> = slice.zones.iter().map(|zones| hints(zones, self.zone)).collect();
             for endpoint in &slice.endpoints {
-                let has = |bit: u8| endpoint.bits & bit != 0;
-                let candidate = Candidate {
-                    address: SocketAddr::new(endpoint.address, port.port),
-                    local: has(LOCAL),
-                    ready: has(READY),
-                    serving: has(SERVING),
-                    terminating: has(TERMINATING),
-                    node_hints: match (has(NODE_HINTS), has(NODE_HINTED)) {
-                        (false, _) => Hints::None,
-                        (true, false) => Hints::Others,
-                        (true, true) => Hints::Us,
-                    },
-                    zone_hints: zones.hints(endpoint.zones, zone),
-                };
-                let copy = (precedence(&candidate, has(PLACED)), candidate);
+                step();
+                let candidate = candidate(endpoint, *number, &hinted);
+                let copy = (precedence(&candidate, endpoint.has(PLACED)), candidate);
                 let place = all.entry(candidate.address).or_insert(copy);
                 if place.0 < copy.0 {
                     *place = copy;
                 }
             }
         }
+        all.into_values().map(|(_, candidate)| candidate).collect()
     }
-    all.into_values().map(|(_, candidate)| candidate).collect()
+}
+
+/// `hinted`: what the zone hints of each set of the slice are.
+fn candidate(endpoint: &Folded, port: u16, hinted: &[Hints]) -> Candidate {
+    let set = usize::try_from(endpoint.zones)
+        .ok()
+        .and_then(|number| number.checked_sub(1));
+    Candidate {
+        address: SocketAddr::new(endpoint.address, port),
+        local: endpoint.has(LOCAL),
+        ready: endpoint.has(READY),
+        serving: endpoint.has(SERVING),
+        terminating: endpoint.has(TERMINATING),
+        node_hints: match (endpoint.has(NODE_HINTS), endpoint.has(NODE_HINTED)) {
+            (false, _) => Hints::None,
+            (true, false) => Hints::Others,
+            (true, true) => Hints::Us,
+        },
+        zone_hints: set.and_then(|set| hinted.get(set)).copied().unwrap_or_default(),
+    }
 }
 
 /// What a copy of an endpoint says for itself, greatest first: it is ready; it serves; it does not terminate; it names its

@@ -1,116 +1,18 @@
 //! The places at which a service wants to answer: every address it has, by kind; before conflicts and endpoints.
 
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-use ipnet::IpNet;
 use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
-use crate::config::{Capture, Config, NodePortAddresses};
-use crate::frontend::{AddressKind, FrontendKey, NodePortPlaces};
-use crate::name::ObjectName;
-use crate::object::{Family, IpMode, LoadBalancerIngress, Service, ServiceType, TrafficPolicy};
-
-/// This node, and the addresses of the others.
-#[derive(Debug)]
-pub(crate) struct Nodes {
-    /// Of this node's object: load balancers may send it traffic. So it may where nothing is known of it.
-    pub(crate) eligible: bool,
-    /// Addresses of this node's interfaces; `None` until they were told.
-    pub(crate) interfaces: Option<Vec<IpAddr>>,
-    /// Of this node's object: label `topology.kubernetes.io/zone`.
-    pub(crate) zone: Box<str>,
-    /// Of this node's object: its addresses, by precedence.
-    pub(crate) own: Vec<IpAddr>,
-    /// Of this node's object: `spec.podCIDRs`.
-    pub(crate) pod_cidrs: Vec<IpNet>,
-    /// Addresses of other nodes (T18), each with the nodes that have it, in the order of their names.
-    pub(crate) others: FxHashMap<IpAddr, SmallVec<[ObjectName; 1]>>,
-    /// The addresses of all other nodes are known. Until then none but this node's own is safe to bind.
-    pub(crate) others_complete: bool,
-}
-
-impl Default for Nodes {
-    fn default() -> Self {
-        Self {
-            eligible: true,
-            interfaces: None,
-            zone: Box::default(),
-            own: Vec::new(),
-            pod_cidrs: Vec::new(),
-            others: FxHashMap::default(),
-            others_complete: false,
-        }
-    }
-}
-
-impl Nodes {
-    pub(crate) fn has_interface(&self, address: IpAddr) -> bool {
-        self.interfaces.iter().flatten().any(|interface| *interface == address)
-    }
-
-    /// One of each family: the one that is set, else the first of the Node object.
-    pub(crate) fn primary(&self, config: &Config) -> impl Iterator<Item = IpAddr> {
-        let all = || config.node_ip.into_iter().chain(self.own.iter().copied());
-        let first = |v4: bool| all().find(|address| address.is_ipv4() == v4);
-        first(true).into_iter().chain(first(false))
-    }
-
-    /// What `nodePortAddresses` selects in a family; `None` = everything.
-    fn node_port_ranges(&self, config: &Config, family: Family) -> Option<Vec<IpNet>> {
-        let NodePortAddresses::Among { primary, cidrs } = &config.node_port_addresses else {
-            return None;
-        };
-        let mut ranges: Vec<_> = cidrs
-            .iter()
-            .copied()
-            .filter(|cidr| family_of(cidr.addr()) == family)
-            .collect();
-        let is_open = ranges.is_empty() && !primary || ranges.iter().any(|cidr| cidr.prefix_len() == 0);
-        if *primary {
-            let ours = self.primary(config).filter(|address| family_of(*address) == family);
-            ranges.extend(ours.map(IpNet::from));
-        }
-        (!is_open).then_some(ranges)
-    }
-
-    /// The addresses of one family on which NodePorts answer (T16).
-    fn node_port_addresses(&self, config: &Config, family: Family) -> Vec<IpAddr> {
-        let ranges = self.node_port_ranges(config, family);
-        let selected = |address: &IpAddr| match &ranges {
-            None => true,
-            Some(ranges) => ranges.iter().any(|range| range.contains(address)),
-        };
-        let usable = |address: &IpAddr| {
-            family_of(*address) == family
-                && !address.is_loopback()
-                && !matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local())
-        };
-        self.interfaces
-            .iter()
-            .flatten()
-            .copied()
-            .filter(|address| usable(address) && selected(address))
-            .collect()
-    }
-
-    /// The same as a rule that is not told each address (T16, T17).
-    pub(crate) fn node_port_places(&self, config: &Config, family: Family) -> NodePortPlaces {
-        const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let localhost = Capture::Redirect {
-            localhost_node_ports: true,
-        };
-        let loopback = family == Family::V4 && config.capture == localhost;
-        let Some(ranges) = self.node_port_ranges(config, family) else {
-            return NodePortPlaces::EveryLocal { loopback };
-        };
-        let mut addresses = self.node_port_addresses(config, family);
-        if loopback && ranges.iter().any(|range| range.contains(&LOCALHOST)) {
-            addresses.push(LOCALHOST);
-        }
-        NodePortPlaces::At(addresses)
-    }
-}
+use crate::config::Config;
+use crate::frontend::{AddressKind, FrontendKey};
+use crate::nodes::Nodes;
+use crate::object::{Family, IpMode, LoadBalancerIngress, Protocol, Service, ServicePort, ServiceType, TrafficPolicy};
+use crate::protected::never_external;
+use crate::step::step;
 
 /// A place at which a service wants to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +24,7 @@ pub(crate) struct Face {
     /// Its number in the object's list.
     pub(crate) position: usize,
     /// The field it comes from.
-    pub(crate) field: String,
+    pub(crate) field: Arc<str>,
 }
 
 /// The places at which a service wants to answer.
@@ -134,7 +36,13 @@ pub(crate) struct Faces {
     pub(crate) refused: Vec<(String, String)>,
     /// Load-balancer addresses that are other nodes' own (T18).
     pub(crate) elsewhere: usize,
-    seen: FxHashSet<FrontendKey>,
+    /// Where each key is in `faces`.
+    seen: FxHashMap<FrontendKey, usize>,
+    /// Addresses that have the ports of the service. One that is named again adds nothing.
+    addresses: FxHashSet<IpAddr>,
+    insiders_ports: Vec<Option<u16>>,
+    /// The places that the service asks for, insiders' apart. Over the limit (T39) there are none but cluster IPs'.
+    pub(crate) wanted_places: usize,
 }
 
 /// A service that nothing is programmed for, whatever its ports (T24).
@@ -173,51 +81,19 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
     if !is_programmable(service) {
         return list;
     }
-    let families: Vec<_> = service.cluster_ips.iter().map(|ip| family_of(*ip)).collect();
-    for (number, ip) in service.cluster_ips.iter().enumerate() {
-        if families.iter().position(|family| *family == family_of(*ip)) != Some(number) {
-            list.refuse(
-                format!("spec.clusterIPs[{number}]"),
-                format!("{ip} is a second address of its family"),
-            );
-        } else if let Some(why) = unservable(*ip) {
-            list.refuse(format!("spec.clusterIPs[{number}]"), format!("{ip} {why}"));
-        } else {
-            list.add_ports(
-                service,
-                *ip,
-                AddressKind::ClusterIp,
-                &format!("spec.clusterIPs[{number}]"),
-            );
-        }
+    // Its cluster IPs stay its own, even where it is too large to be served.
+    list.add_cluster_ips(service);
+    let families = families(service);
+    list.wanted_places = wanted_places(service, &families, config, nodes);
+    if list.wanted_places > config.limits.real_servers {
+        return list;
     }
     for family in &families {
-        let mut addresses = nodes.node_port_addresses(config, *family);
-        if !config.capture.binds() {
-            addresses.push(match family {
-                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
-                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
-            });
-        }
-        for (number, port) in service.ports.iter().enumerate().filter(|(_, port)| port.node_port != 0) {
-            for address in &addresses {
-                let key = FrontendKey {
-                    address: *address,
-                    port: port.node_port,
-                    protocol: port.protocol,
-                };
-                list.add(Face {
-                    key,
-                    kind: AddressKind::NodePort,
-                    port: number,
-                    position: port.position,
-                    field: format!("spec.ports[{}].nodePort", port.position),
-                });
-            }
-        }
+        list.add_node_ports(service, *family, config, nodes);
     }
     if service.service_type == ServiceType::LoadBalancer {
         for ingress in &service.load_balancer_ingress {
+            step();
             let field = ingress_field(ingress);
             if ingress.mode == IpMode::Vip && families.contains(&family_of(ingress.ip)) {
                 list.add_external(service, ingress.ip, AddressKind::LoadBalancer, field, config, nodes);
@@ -229,6 +105,7 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
     }
     if config.allow_external_ips {
         for external in &service.external_ips {
+            step();
             if families.contains(&family_of(external.ip)) {
                 let field = format!("spec.externalIPs[{}]", external.position);
                 match forbidden(external.ip) {
@@ -241,25 +118,74 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
     let is_asked_from_outside = list.faces.iter().any(|face| face.kind != AddressKind::ClusterIp);
     let both_local = external_local(service) && service.internal_traffic_policy == TrafficPolicy::Local;
     if config.capture.binds() && both_local && is_asked_from_outside {
-        list.add_insiders(service);
+        list.insiders_ports = insiders_ports(service);
+        list.add_insiders();
     }
     list
+}
+
+/// The places that a service asks for, whether it can have them or not, without making a list of them.
+fn wanted_places(service: &Service, families: &[Family], config: &Config, nodes: &Nodes) -> usize {
+    let external = external_addresses(service, config).filter(|ip| families.contains(&family_of(*ip)));
+    let addresses: FxHashSet<_> = external.chain(service.cluster_ips.iter().copied()).collect();
+    let node_ports = service.ports.iter().filter(|port| port.node_port != 0).count();
+    let of_node: usize = families
+        .iter()
+        .map(|family| nodes.node_port_addresses(config, *family).len().max(1))
+        .sum();
+    service.ports.len() * addresses.len() + node_ports * of_node
+}
+
+/// The cluster IP of a family: the first one.
+pub(crate) fn cluster_ip(service: &Service, family: Family) -> Option<IpAddr> {
+    let mut ips = service.cluster_ips.iter();
+    ips.find(|ip| family_of(**ip) == family).copied()
+}
+
+/// The families of the cluster IPs, in their order.
+fn families(service: &Service) -> SmallVec<[Family; 2]> {
+    let mut families = SmallVec::new();
+    for family in service.cluster_ips.iter().map(|ip| family_of(*ip)) {
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    families
 }
 
 fn ingress_field(ingress: &LoadBalancerIngress) -> String {
     format!("status.loadBalancer.ingress[{}].ip", ingress.position)
 }
 
-/// A port number that the service does not have in this port's protocol: from the last one down, one for each port.
-pub(crate) fn insiders_port(service: &Service, port: usize) -> Option<u16> {
-    let protocol = service.ports.get(port)?.protocol;
-    let has = |number: u16| {
-        service
-            .ports
-            .iter()
-            .any(|port| port.port == number && port.protocol == protocol)
+/// For each port of the service a number that the service does not have in this port's protocol, from the last one down;
+/// no number twice. `None` where there are no more.
+fn insiders_ports(service: &Service) -> Vec<Option<u16>> {
+    let taken: FxHashSet<_> = service.ports.iter().map(|port| (port.protocol, port.port)).collect();
+    let free = |protocol| -> Vec<u16> {
+        let numbers = (1..=u16::MAX).rev().inspect(|_| step());
+        let free = numbers.filter(|number| !taken.contains(&(protocol, *number)));
+        free.take(service.ports.len()).collect()
     };
-    (1..=u16::MAX).rev().filter(|number| !has(*number)).nth(port)
+    let (tcp, udp, sctp) = (free(Protocol::Tcp), free(Protocol::Udp), free(Protocol::Sctp));
+    let of_port = |(at, port): (usize, &ServicePort)| {
+        let numbers = match port.protocol {
+            Protocol::Tcp => &tcp,
+            Protocol::Udp => &udp,
+            Protocol::Sctp => &sctp,
+        };
+        numbers.get(at).copied()
+    };
+    service.ports.iter().enumerate().map(of_port).collect()
+}
+
+/// The setting whose ranges an address is not in (T41); `None` = it is allowed.
+fn outside(ip: IpAddr, kind: AddressKind, config: &Config) -> Option<&'static str> {
+    let (ranges, setting) = match kind {
+        AddressKind::LoadBalancer => (&config.load_balancer_ip_ranges, "loadBalancerIPRanges"),
+        _ => (&config.external_ip_ranges, "externalIPRanges"),
+    };
+    let allowed = ranges.is_empty() || ranges.iter().any(|range| range.contains(&ip));
+    (!allowed).then_some(setting)
 }
 
 /// Addresses at which no connection comes to an endpoint, nor at one of them as an endpoint, whatever is written (measured,
@@ -292,6 +218,55 @@ pub(crate) fn forbidden(address: IpAddr) -> Option<&'static str> {
 }
 
 impl Faces {
+    /// The number that stands for a port where insiders are sent (T2); `None` where they are not.
+    pub(crate) fn insiders_port(&self, port: usize) -> Option<u16> {
+        self.insiders_ports.get(port).copied().flatten()
+    }
+
+    fn add_cluster_ips(&mut self, service: &Service) {
+        let mut has = [false; 2];
+        for (number, ip) in service.cluster_ips.iter().enumerate() {
+            step();
+            let field = format!("spec.clusterIPs[{number}]");
+            let [v4, v6] = &mut has;
+            let is_second = std::mem::replace(if ip.is_ipv4() { v4 } else { v6 }, true);
+            if is_second {
+                self.refuse(field, format!("{ip} is a second address of its family"));
+            } else if let Some(why) = unservable(*ip) {
+                self.refuse(field, format!("{ip} {why}"));
+            } else {
+                self.add_ports(service, *ip, AddressKind::ClusterIp, field);
+            }
+        }
+    }
+
+    fn add_node_ports(&mut self, service: &Service, family: Family, config: &Config, nodes: &Nodes) {
+        let mut addresses = nodes.node_port_addresses(config, family);
+        if !config.capture.binds() {
+            addresses.push(match family {
+                Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+                Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+            });
+        }
+        for (number, port) in service.ports.iter().enumerate().filter(|(_, port)| port.node_port != 0) {
+            let field: Arc<str> = format!("spec.ports[{}].nodePort", port.position).into();
+            for address in &addresses {
+                let key = FrontendKey {
+                    address: *address,
+                    port: port.node_port,
+                    protocol: port.protocol,
+                };
+                self.add(Face {
+                    key,
+                    kind: AddressKind::NodePort,
+                    port: number,
+                    position: port.position,
+                    field: field.clone(),
+                });
+            }
+        }
+    }
+
     fn add_external(
         &mut self,
         service: &Service,
@@ -301,10 +276,15 @@ impl Faces {
         config: &Config,
         nodes: &Nodes,
     ) {
-        if let Some(why) = unservable(ip) {
+        if let Some(why) = unservable(ip).or_else(|| never_external(ip)) {
             self.refuse(field, format!("{ip} {why}"));
+        } else if let Some(setting) = outside(ip, kind, config) {
+            self.refuse(field, format!("{ip} is in no range of {setting}"));
         } else if !config.capture.binds() || nodes.has_interface(ip) {
-            self.add_ports(service, ip, kind, &field);
+            self.add_ports_but(service, ip, kind, field, |port| {
+                let whose = nodes.protected.port(port.protocol, port.port)?;
+                nodes.has_interface(ip).then_some(whose)
+            });
         } else if let Some(node) = nodes.others.get(&ip).and_then(|nodes| nodes.first()) {
             // T18: binding it would cut this node off from that one. Balancers that run on the nodes report all of these
             // in the status; who writes one into the spec is told.
@@ -312,77 +292,107 @@ impl Faces {
                 AddressKind::LoadBalancer => self.elsewhere += 1,
                 _ => self.refuse(field, format!("{ip} is an address of node {node}")),
             }
+        } else if let Some(what) = nodes.protected.address(ip) {
+            self.refuse(field, format!("{ip} is {what}"));
         } else if nodes.others_complete {
-            self.add_ports(service, ip, kind, &field);
+            self.add_ports(service, ip, kind, field);
         }
     }
 
-    fn add_ports(&mut self, service: &Service, address: IpAddr, kind: AddressKind, field: &str) {
+    fn add_ports(&mut self, service: &Service, address: IpAddr, kind: AddressKind, field: String) {
+        self.add_ports_but(service, address, kind, field, |_| None);
+    }
+
+    /// All ports but those that somebody else needs.
+    fn add_ports_but<'a>(
+        &mut self,
+        service: &Service,
+        address: IpAddr,
+        kind: AddressKind,
+        field: String,
+        needed: impl Fn(&ServicePort) -> Option<&'a str>,
+    ) {
+        if !self.addresses.insert(address) {
+            return;
+        }
+        let field: Arc<str> = field.into();
         for (number, port) in service.ports.iter().enumerate() {
             let key = FrontendKey {
                 address,
                 port: port.port,
                 protocol: port.protocol,
             };
+            if let Some(whose) = needed(port) {
+                self.refuse(field.to_string(), format!("{key} is {whose}"));
+                continue;
+            }
             self.add(Face {
                 key,
                 kind,
                 port: number,
                 position: port.position,
-                field: field.into(),
+                field: field.clone(),
             });
         }
     }
 
     /// T2: where insiders are sent. After all others, so that it takes nobody's place; one for each cluster IP and port.
-    fn add_insiders(&mut self, service: &Service) {
-        let cluster_ips: Vec<_> = self
-            .faces
-            .iter()
-            .filter(|face| face.kind == AddressKind::ClusterIp)
-            .map(|face| (face.key, face.port, face.position))
-            .collect();
-        for (key, port, position) in cluster_ips {
-            let Some(number) = insiders_port(service, port) else {
+    fn add_insiders(&mut self) {
+        let is_cluster_ip = |face: &&Face| face.kind == AddressKind::ClusterIp;
+        let cluster_ips: Vec<_> = self.faces.iter().filter(is_cluster_ip).cloned().collect();
+        for face in cluster_ips {
+            let Some(port) = self.insiders_port(face.port) else {
                 continue;
             };
             self.add(Face {
-                key: FrontendKey { port: number, ..key },
+                key: FrontendKey { port, ..face.key },
                 kind: AddressKind::Insiders,
-                port,
-                position,
-                field: format!("spec.ports[{position}]"),
+                field: format!("spec.ports[{}]", face.position).into(),
+                ..face
             });
         }
     }
 
     /// Kinds are added strongest first, so what is there already stands. The same place by two ports is refused.
     fn add(&mut self, face: Face) {
-        if self.seen.insert(face.key) {
-            self.faces.push(face);
-        } else if let Some(first) = self
-            .faces
-            .iter()
-            .find(|first| first.key == face.key && first.port != face.port)
-        {
-            let (field, port) = (format!("spec.ports[{}]", face.position), first.position);
-            let reason = format!("{} is taken by spec.ports[{port}] of this service", face.key);
-            self.refuse(field, reason);
+        step();
+        match self.seen.entry(face.key) {
+            Entry::Vacant(free) => {
+                free.insert(self.faces.len());
+                self.faces.push(face);
+            }
+            Entry::Occupied(taken) => {
+                let first = self.faces.get(*taken.get());
+                if let Some(first) = first.filter(|first| first.port != face.port) {
+                    let (field, port) = (format!("spec.ports[{}]", face.position), first.position);
+                    let reason = format!("{} is taken by spec.ports[{port}] of this service", face.key);
+                    self.refuse(field, reason);
+                }
+            }
         }
     }
 
     /// T15: where a load-balancer address is this node's, and the number of the port that of its NodePort, the place that has
     /// source ranges stands.
     fn prefer_restricted(&mut self, service: &Service, nodes: &Nodes) {
-        for face in &mut self.faces {
-            let is_at = |ingress: &&LoadBalancerIngress| {
-                let port = service.ports.get(face.port).map(|port| port.port);
-                ingress.ip == face.key.address && ingress.mode == IpMode::Vip && port == Some(face.key.port)
-            };
-            let is_own = face.kind == AddressKind::NodePort && nodes.has_interface(face.key.address);
-            if let Some(ingress) = service.load_balancer_ingress.iter().find(is_at).filter(|_| is_own) {
+        let mut balanced: FxHashMap<IpAddr, &LoadBalancerIngress> = FxHashMap::default();
+        for ingress in service
+            .load_balancer_ingress
+            .iter()
+            .filter(|one| one.mode == IpMode::Vip)
+        {
+            step();
+            balanced.entry(ingress.ip).or_insert(ingress);
+        }
+        for face in self.faces.iter_mut().filter(|face| face.kind == AddressKind::NodePort) {
+            step();
+            let port = service.ports.get(face.port).map(|port| port.port);
+            let ingress = balanced.get(&face.key.address);
+            if let Some(ingress) =
+                ingress.filter(|_| port == Some(face.key.port) && nodes.has_interface(face.key.address))
+            {
                 face.kind = AddressKind::LoadBalancer;
-                face.field = ingress_field(ingress);
+                face.field = ingress_field(ingress).into();
             }
         }
     }

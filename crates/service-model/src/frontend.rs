@@ -155,8 +155,10 @@ pub struct Rejection {
 pub struct Program {
     /// The frontends, in a fixed order; keys are unique over all services.
     pub frontends: Vec<Frontend>,
-    /// What could not be programmed.
+    /// What could not be programmed: ten at most, and one that says how many more there are.
     pub rejections: Vec<Rejection>,
+    /// Rejections that there are besides, and are not in the list.
+    pub more_rejections: usize,
     /// How long its TCP endpoints may keep connections when they are gone, where it says so; zero = as long as they
     /// live.
     pub drain_timeout: Option<Duration>,

@@ -2,8 +2,8 @@
 //! and under which policy. Pure: no I/O, no clock, no log, and it does not fail.
 //!
 //! Reading order: [`object`] and [`event`] (what comes in), [`backlog`] (what waits of it), [`frontend`] (what goes out), [`cluster`] (the state
-//! between), [`arrival`] (what is told of it), `face` (a service's addresses), `claim` (conflicts), `endpoint_cache` and `policy` (its endpoints),
-//! `program` (all of it together), `rotation`, `unreadable` (what could not come in). `address` and `duration` read texts.
+//! between), [`arrival`] (what is told of it), `face` (a service's addresses), `claim` (conflicts), `nodes`, `protected`, `endpoint_cache` and `policy` (its endpoints),
+//! `program` (all of it together), `source_range`, `rotation`, `unreadable` (what could not come in). `address` and `duration` read texts.
 
 mod address;
 pub mod arrival;
@@ -18,18 +18,22 @@ mod face;
 pub mod frontend;
 pub mod local_traffic;
 pub mod name;
+mod nodes;
 pub mod object;
 mod policy;
 mod program;
+pub mod protected;
 mod rotation;
 pub mod scheduler;
+mod source_range;
+mod step;
 mod unreadable;
 
 pub use address::{parse_cidr, parse_ip};
 pub use arrival::{Arrivals, Pending};
 pub use backlog::Backlog;
 pub use cluster::Cluster;
-pub use config::{Capture, Config, DetectLocal, NodePortAddresses};
+pub use config::{Capture, Config, DetectLocal, Limits, NodePortAddresses};
 pub use duration::parse_duration;
 pub use event::{Batch, Change, Event, Kind};
 pub use frontend::{
@@ -42,4 +46,5 @@ pub use object::{
     Endpoint, EndpointPort, EndpointSlice, ExternalIp, Family, InvalidField, IpMode, LoadBalancerIngress, Node,
     Protocol, Service, ServicePort, ServiceType, TrafficPolicy,
 };
+pub use protected::{Protected, ProtectedPorts};
 pub use scheduler::{Scheduler, UnknownScheduler};

@@ -40,6 +40,8 @@ pub(crate) struct Categories {
     pub(crate) cluster: Vec<Target>,
     /// For policy Local.
     pub(crate) local: Vec<Target>,
+    /// Those for policy Local are ready, and no last resort.
+    pub(crate) local_ready: bool,
     /// Some endpoint, anywhere, could take traffic.
     pub(crate) any: bool,
 }
@@ -63,12 +65,14 @@ pub(crate) fn categorize(candidates: &[Candidate]) -> Categories {
         .filter(|candidate| candidate.local)
         .map(|candidate| target(candidate))
         .collect();
-    if local.is_empty() {
+    let local_ready = !local.is_empty();
+    if !local_ready {
         local = last_resort().filter(|candidate| candidate.local).map(target).collect();
     }
     Categories {
         cluster,
         local,
+        local_ready,
         any: !ready.is_empty() || last_resort().next().is_some(),
     }
 }

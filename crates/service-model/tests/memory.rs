@@ -38,9 +38,53 @@ fn ip(net: u8, number: u32) -> IpAddr {
     [10, net, high, low].into()
 }
 
+/// Hints that no other object names go with the object that names them.
+fn f11_zone_hints_leave_with_their_slice() {
+    let slice = |round: u32| EndpointSlice {
+        name: ObjectName::new("d", "s-abcde"),
+        service: "s".into(),
+        headless_label: false,
+        family: Some(Family::V4),
+        ports: [].into_iter().collect(),
+        endpoints: (0..100)
+            .map(|number| Endpoint {
+                address: ip(1, number),
+                node_name: None,
+                ready: true,
+                serving: true,
+                terminating: false,
+                zone_hints: [format!("some-zone-{round}-{number}").into()].into_iter().collect(),
+                node_hints: [].into_iter().collect(),
+            })
+            .collect(),
+        last_change: None,
+        invalid: Vec::new(),
+    };
+    let mut cluster = Cluster::new(Config::of_node("here"));
+    let mut held_after = |rounds: std::ops::Range<u32>| {
+        for round in rounds {
+            cluster.apply(Event::EndpointSlice(Change::Applied(slice(round))));
+            cluster.take_touched();
+        }
+        let name = ObjectName::new("d", "s-abcde");
+        cluster.apply(Event::EndpointSlice(Change::Deleted(name)));
+        cluster.take_touched();
+        HELD.load(Ordering::Relaxed)
+    };
+    // Tables of the cluster have their size after the first.
+    let first = held_after(0..1);
+    assert_eq!(held_after(1..200), first);
+}
+
+/// One test: the allocator counts for the whole process.
+#[test]
+fn what_is_kept() {
+    f11_zone_hints_leave_with_their_slice();
+    twenty_thousand_services();
+}
+
 /// 20,000 services with five endpoints each: what the design promises to hold in far less than 100 MiB, together with
 /// the ledger.
-#[test]
 fn twenty_thousand_services() {
     let mut cluster = Cluster::new(Config::of_node("here"));
     let before = HELD.load(Ordering::Relaxed);

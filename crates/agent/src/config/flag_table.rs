@@ -122,6 +122,11 @@ impl Table for OwnFlags {
         flag("vip-addresses", "vipAddresses", Kind::Bool, "VIPs are addresses on kube-ipvs0 as well as local routes; false: routes only"),
         flag("fallback", "fallback", Kind::OneOf(own::FALLBACKS), "What is done where the kernel lacks what the IPVS mode needs: iptables = its mode, none = exit status 3"),
         flag("drain-timeout", "drainTimeout", Kind::Duration, "How long a TCP endpoint that is gone may keep its connections before it is removed; 0 = as long as they live. A Service says otherwise by the annotation kube-ipvs.io/drain-timeout"),
+        flag("real-servers-per-service", "limits.realServersPerService", Kind::Int32, "Endpoints that a Service may have, counted at each of its addresses and ports; one with more is not served"),
+        flag("source-ranges-per-service", "limits.sourceRangesPerService", Kind::Int32, "Source ranges that a Service may have, counted at each address and port that they restrict; one with more admits nobody there"),
+        flag("allowed-schedulers", "allowedSchedulers", Kind::List, "Schedulers that the annotation kube-ipvs.io/scheduler may name; empty = every one"),
+        flag("external-ip-ranges", "externalIPRanges", Kind::List, "CIDRs in which external IPs of Services must be; empty = anywhere, and who may create Services may take any address from this node"),
+        flag("load-balancer-ip-ranges", "loadBalancerIPRanges", Kind::List, "CIDRs in which load-balancer addresses of Services must be; empty = anywhere"),
         flag("iptables-forward-accept", "iptablesForwardAccept", Kind::OneOf(own::FORWARD_ACCEPTS), "Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP, always, never"),
         flag("deny-exec", "denyExec", Kind::Bool, "In the IPVS mode the process forbids itself to start programs (seccomp), for a node that --init-only set up: no accepts in others' chains, nothing of kube-proxy's is removed, no credential plugins"),
     ];

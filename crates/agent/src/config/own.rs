@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use ipvs::OldValues;
 use serde::{Deserialize, Serialize};
+use service_model::Limits;
 
 use super::duration::GoDuration;
 use super::flag::Flags;
@@ -30,6 +31,37 @@ pub(crate) struct KubeIpvsConfiguration {
     pub(crate) iptables_forward_accept: ForwardAccept,
     pub(crate) deny_exec: bool,
     pub(crate) run_dir: PathBuf,
+    pub(crate) limits: LimitsConfiguration,
+    /// Schedulers that an annotation may name (T40); empty = every one.
+    pub(crate) allowed_schedulers: Vec<String>,
+    /// Where external IPs may be (T41); empty = anywhere.
+    #[serde(rename = "externalIPRanges")]
+    pub(crate) external_ip_ranges: Vec<String>,
+    /// Where load-balancer addresses may be (T41); empty = anywhere.
+    #[serde(rename = "loadBalancerIPRanges")]
+    pub(crate) load_balancer_ip_ranges: Vec<String>,
+}
+
+/// What one Service may ask for (T39).
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub(crate) struct LimitsConfiguration {
+    pub(crate) real_servers_per_service: i32,
+    pub(crate) source_ranges_per_service: i32,
+}
+
+impl Default for LimitsConfiguration {
+    fn default() -> Self {
+        let Limits {
+            real_servers,
+            source_ranges,
+        } = Limits::default();
+        let number = |limit: usize| i32::try_from(limit).unwrap_or(i32::MAX);
+        Self {
+            real_servers_per_service: number(real_servers),
+            source_ranges_per_service: number(source_ranges),
+        }
+    }
 }
 
 impl Default for KubeIpvsConfiguration {
@@ -43,6 +75,10 @@ impl Default for KubeIpvsConfiguration {
             iptables_forward_accept: ForwardAccept::default(),
             deny_exec: false,
             run_dir: PathBuf::from("/run/kube-ipvs"),
+            limits: LimitsConfiguration::default(),
+            allowed_schedulers: Vec::new(),
+            external_ip_ranges: Vec::new(),
+            load_balancer_ip_ranges: Vec::new(),
         }
     }
 }

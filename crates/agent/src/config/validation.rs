@@ -90,8 +90,42 @@ pub(super) fn validate(config: &KubeProxyConfiguration, own: &KubeIpvsConfigurat
     if !shown.is_empty() && !is_minor_release(shown) {
         errors.text("showHiddenMetricsForVersion", shown, MINOR_RELEASE);
     }
-    errors.not_negative("drainTimeout", own.drain_timeout);
+    own_fields(&mut errors, own);
     errors.0
+}
+
+fn own_fields(errors: &mut Errors, own: &KubeIpvsConfiguration) {
+    errors.not_negative("drainTimeout", own.drain_timeout);
+    let limits = &own.limits;
+    errors.within(
+        "limits.realServersPerService",
+        limits.real_servers_per_service,
+        1,
+        i32::MAX,
+    );
+    errors.within(
+        "limits.sourceRangesPerService",
+        limits.source_ranges_per_service,
+        1,
+        i32::MAX,
+    );
+    for (at, name) in own.allowed_schedulers.iter().enumerate() {
+        if let Err(error) = name.parse::<service_model::Scheduler>() {
+            errors.add(format!("allowedSchedulers[{at}]"), error.to_string());
+        }
+    }
+    for (field, ranges) in [
+        ("externalIPRanges", &own.external_ip_ranges),
+        ("loadBalancerIPRanges", &own.load_balancer_ip_ranges),
+    ] {
+        for (at, range) in ranges
+            .iter()
+            .enumerate()
+            .filter(|(_, range)| address::cidr(range).is_none())
+        {
+            errors.text(format!("{field}[{at}]"), range, "must be a valid CIDR");
+        }
+    }
 }
 
 /// `MAJOR.MINOR`.

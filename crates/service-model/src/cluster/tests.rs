@@ -1,8 +1,11 @@
-//! What single events change, by decision number; `history`: what any number of them come to; `restriction` and `endpoint`:
+//! What single events change, by decision number; `cost`: how many steps they take; `history`: what any number of them come to; `restriction`, `limit`, `protected` and `endpoint`:
 //! what objects say, whatever came before.
 
+mod cost;
 mod endpoint;
 mod history;
+mod limit;
+mod protected;
 mod restriction;
 
 use std::net::SocketAddr;

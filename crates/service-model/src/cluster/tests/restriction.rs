@@ -175,8 +175,9 @@ fn which_addresses_may_stand_where() {
     };
     check("198.51.100.7", [true; 4]);
     check("169.254.64.1", [true, false, true, false]);
-    check("240.0.0.1", [true; 4]);
-    check("0.0.0.1", [true; 4]);
+    // Nobody's as external addresses (T41).
+    check("240.0.0.1", [true, false, false, true]);
+    check("0.0.0.1", [true, false, false, true]);
     check("2001:db8::7", [true; 4]);
     check("fec0::1", [true; 4]);
     for never in [

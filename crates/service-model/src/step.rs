@@ -1,0 +1,30 @@
+//! Steps of work, counted in tests alone: how they grow with what comes in is what a test of cost asks.
+//!
+//! A walk over something whose length an object gives calls [`step`] for each thing that it looks at.
+
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) fn step() {}
+
+#[cfg(test)]
+pub(crate) use counted::{count, step};
+
+#[cfg(test)]
+mod counted {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STEPS: Cell<u64> = const { Cell::new(0) };
+    }
+
+    pub(crate) fn step() {
+        STEPS.with(|steps| steps.set(steps.get() + 1));
+    }
+
+    /// The steps of some work.
+    pub(crate) fn count(work: impl FnOnce()) -> u64 {
+        let before = STEPS.with(Cell::get);
+        work();
+        STEPS.with(Cell::get) - before
+    }
+}
