@@ -46,8 +46,17 @@ pub struct Patience {
     pub watch: Duration,
     /// In a streamed list; a server without WatchList may never end it.
     pub streamed_list: Duration,
-    /// Other Nodes are followed for so long after nobody wants them any more.
+    /// What the server could not do is asked for again with the first list after so long.
+    pub ask_again: Duration,
+    /// Other Nodes are known for so long after nobody wants them any more.
     pub other_nodes: Duration,
+    /// Their first list comes within so long after somebody wants them.
+    pub node_list_spread: Duration,
+    /// Their next list comes within half and one and a half of it.
+    pub node_list_every: Duration,
+    /// Where nodes have more addresses than the short list tells: their long list comes within half and one and a half
+    /// of it.
+    pub long_node_list_every: Duration,
 }
 
 impl Default for Patience {
@@ -56,7 +65,11 @@ impl Default for Patience {
             response: Duration::from_secs(30),
             watch: Duration::from_secs(150),
             streamed_list: Duration::from_secs(10),
+            ask_again: Duration::from_secs(1800),
             other_nodes: Duration::from_secs(60),
+            node_list_spread: Duration::from_secs(60),
+            node_list_every: Duration::from_secs(1200),
+            long_node_list_every: Duration::from_secs(12 * 3600),
         }
     }
 }

@@ -1,14 +1,23 @@
-//! The API server as a source of events: its collections followed side by side, other nodes only while they are wanted.
+//! The API server as a source of events: its collections followed side by side, other nodes listed only while
+//! they are wanted.
+
+use std::time::{Duration, Instant};
 
 use service_model::{Batch, Event};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::info;
 
+use crate::collection::Collection;
 use crate::connection::{ApiConfig, Connection};
 use crate::error::Error;
-use crate::follow::{Collection, Follower};
+use crate::follow::Follower;
+use crate::node_list::NodeList;
 use crate::sink::{EventSink, deliver};
+
+/// Other Nodes that are wanted within so long after the start are listed at once: the start waits for them (L2), and
+/// their table is little beside what else it lists.
+const START: Duration = Duration::from_secs(20);
 
 /// A configured API server. No connection is made before [`watch`](Self::watch).
 pub struct ApiServer {
@@ -63,13 +72,20 @@ impl ApiServer {
     }
 
     async fn follow_other_nodes(&self, batches: &mpsc::Sender<Batch>, mut wanted: watch::Receiver<bool>) -> Error {
+        let start = Instant::now();
         loop {
             becomes(&mut wanted, true).await;
+            let spread = self.connection.patience().node_list_spread;
+            let spread = if start.elapsed() < START {
+                Duration::ZERO
+            } else {
+                spread
+            };
             tokio::select! {
-                end = self.follower(Collection::OtherNodes, batches).run() => return end,
+                end = NodeList::new(self.connection.clone(), batches.clone()).run(spread) => return end,
                 () = self.no_longer(&mut wanted) => {}
             }
-            info!("no service has an external address, other nodes are followed no more");
+            info!("no service has an external address, other nodes are listed no more");
             if batches.send(vec![Event::OtherNodesForgotten]).await.is_err() {
                 return Error::Closed;
             }
