@@ -13,7 +13,7 @@ use crate::connection::{ApiConfig, Connection};
 use crate::error::Error;
 use crate::follow::Follower;
 use crate::node_list::NodeList;
-use crate::sink::{EventSink, deliver};
+use crate::sink::{EventSink, ObjectEvent, deliver};
 
 /// Other Nodes that are wanted within so long after the start are listed at once: the start waits for them (L2), and
 /// their table is little beside what else it lists.
@@ -22,6 +22,9 @@ const START: Duration = Duration::from_secs(20);
 /// A configured API server. No connection is made before [`watch`](Self::watch).
 pub struct ApiServer {
     connection: Connection,
+    sink: EventSink,
+    /// What sinks were given.
+    waiting: mpsc::Receiver<ObjectEvent>,
 }
 
 impl ApiServer {
@@ -31,8 +34,12 @@ impl ApiServer {
     /// [`Error::Kubeconfig`], [`Error::InCluster`], [`Error::Master`], [`Error::Proxy`], [`Error::Client`]. A server that
     /// cannot be reached is none: it is tried again while watching.
     pub async fn connect(config: &ApiConfig) -> Result<Self, Error> {
-        let connection = Connection::new(config).await?;
-        Ok(Self { connection })
+        let (sink, waiting) = EventSink::new();
+        Ok(Self {
+            connection: Connection::new(config).await?,
+            sink,
+            waiting,
+        })
     }
 
     /// The server's URL.
@@ -40,26 +47,21 @@ impl ApiServer {
         self.connection.url()
     }
 
-    /// A sink for events about objects. Its task ends with the last sink.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
+    /// A sink for events about objects. They are sent while [`watch`](Self::watch) runs.
     pub fn event_sink(&self) -> EventSink {
-        let (sink, waiting) = EventSink::new();
-        tokio::spawn(deliver(
-            waiting,
-            self.connection.client.clone(),
-            self.connection.node_name().to_owned(),
-        ));
-        sink
+        self.sink.clone()
     }
 
     /// Follows Services, EndpointSlices and this Node, and the other Nodes while `other_nodes` is true (T18). Faults are
     /// logged and tried again, with growing waits; the only end is [`Error::Closed`].
-    pub async fn watch(self, batches: mpsc::Sender<Batch>, other_nodes: watch::Receiver<bool>) -> Error {
+    pub async fn watch(mut self, batches: mpsc::Sender<Batch>, other_nodes: watch::Receiver<bool>) -> Error {
+        // Its sender stays with `self`, so it is never closed.
+        let (_, none) = mpsc::channel(1);
+        let waiting = std::mem::replace(&mut self.waiting, none);
         let follow = |collection| self.follower(collection, &batches).run();
-        // All of one task: one cannot end without the others.
+        // All of one task: one cannot end, or panic, without the others.
         tokio::select! {
+            () = deliver(waiting, self.connection.clone()) => Error::Closed,
             end = follow(Collection::Services) => end,
             end = follow(Collection::EndpointSlices) => end,
             end = follow(Collection::ThisNode) => end,

@@ -523,36 +523,88 @@ async fn a_server_that_went_away_is_found_again() {
     assert_eq!(found, ["+b".to_owned(), "-a".to_owned()].into());
 }
 
-#[tokio::test]
-async fn events_about_objects_are_posted_once() {
-    let mut world = World::start(|_| ()).await;
-    world.expect(&["complete"]).await;
-    let event = |note: &str| ObjectEvent {
+fn about_a(note: &str) -> ObjectEvent {
+    ObjectEvent {
         kind: Kind::Service,
         object: ObjectName::new("d", "a"),
         event_type: EventType::Warning,
         reason: "CannotProgram",
         action: "Compute",
         note: note.to_owned(),
-    };
-    for note in ["first", "first", "second", "first"] {
-        world.sink.send(event(note));
     }
-    (0..100).for_each(|number| world.sink.send(event(&format!("{number}"))));
+}
+
+/// Waits for so many events.
+async fn posted(api: &FakeApi, count: usize) -> Vec<(String, Value)> {
     timeout(LONG, async {
-        while world.api.posted().len() < 10 {
+        while api.posted().len() < count {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await
     .unwrap();
-    let posted = world.api.posted();
+    api.posted()
+}
+
+#[tokio::test]
+async fn f28_events_of_an_object_and_reason_are_posted_as_one() {
+    let mut world = World::start(|_| ()).await;
+    world.expect(&["complete"]).await;
+    for note in ["first", "first", "second", "first"] {
+        world.sink.send(about_a(note));
+    }
+    let other = ObjectEvent {
+        reason: "Other",
+        ..about_a("third")
+    };
+    world.sink.send(other);
+    let posted = posted(&world.api, 2).await;
+    assert_eq!(posted.len(), 2);
     assert_eq!(posted[0].0, "/apis/events.k8s.io/v1/namespaces/d/events");
-    assert_eq!(
-        (&posted[0].1["note"], &posted[1].1["note"]),
-        (&json!("first"), &json!("second"))
-    );
+    let notes: BTreeSet<_> = posted
+        .iter()
+        .map(|(_, event)| event["note"].as_str().unwrap())
+        .collect();
+    assert_eq!(notes, ["first; second", "third"].into());
     assert_eq!(posted[0].1["reportingInstance"], "n1");
+}
+
+#[tokio::test]
+async fn f21_events_survive_a_change_of_credentials() {
+    let api = FakeApi::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    let rotate = |token: &str| {
+        api.set_token(token);
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": api.url()}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+            "users": [{"name": "c", "user": {"token": token}}],
+        });
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    };
+    rotate("old");
+    let config = ApiConfig {
+        kubeconfig: Some(path.clone()),
+        master: None,
+        node_name: "n1".to_owned(),
+        observer: CallObserver::default(),
+        patience: patience(),
+    };
+    let server = ApiServer::connect(&config).await.unwrap();
+    let sink = server.event_sink();
+    let (sender, _batches) = mpsc::channel(10_000);
+    tokio::spawn(server.watch(sender, watch::channel(false).1));
+    sink.send(about_a("before"));
+    posted(&api, 1).await;
+    rotate("new");
+    sink.send(ObjectEvent {
+        reason: "Other",
+        ..about_a("after")
+    });
+    let posted = posted(&api, 2).await;
+    assert_eq!(posted[1].1["note"], "after");
 }
 
 #[tokio::test]

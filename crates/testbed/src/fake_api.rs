@@ -80,6 +80,8 @@ struct State {
     streams_lists: bool,
     knows_cluster_ip: bool,
     makes_tables: bool,
+    /// Who does not have it is answered 401.
+    token: Option<String>,
     /// Objects of a page at most, whatever a request asks for.
     largest_page: usize,
     /// Running watches of an older number end.
@@ -137,6 +139,7 @@ impl FakeApi {
             streams_lists: true,
             knows_cluster_ip: true,
             makes_tables: true,
+            token: None,
             largest_page: usize::MAX,
             generation: 0,
         }));
@@ -231,6 +234,11 @@ impl FakeApi {
         self.lock().knows_cluster_ip = yes;
     }
 
+    /// The bearer token that requests need from now on.
+    pub fn set_token(&self, token: &str) {
+        self.lock().token = Some(token.to_owned());
+    }
+
     /// Whether Nodes are listed as a table where a request wants that.
     pub fn set_makes_tables(&self, yes: bool) {
         self.lock().makes_tables = yes;
@@ -308,21 +316,19 @@ async fn answer(
     let query = parameters(request.uri().query().unwrap_or_default());
     let accept = request.headers().get(http::header::ACCEPT);
     let wants_table = accept.is_some_and(|value| value.as_bytes().windows(8).any(|text| text == b"as=Table"));
-    if request.method() == Method::POST {
-        let body = request
-            .into_body()
-            .collect()
-            .await
-            .map(http_body_util::Collected::to_bytes)
-            .unwrap_or_default();
-        lock(&state)
-            .posted
-            .push((path, serde_json::from_slice(&body).unwrap_or_default()));
-        return Ok(whole(StatusCode::CREATED, &json!({})));
+    if let Some(token) = lock(&state).token.clone()
+        && request
+            .headers()
+            .get(http::header::AUTHORIZATION)
+            .is_none_or(|given| *given != format!("Bearer {token}"))
+    {
+        return Ok(status_with(401, "Unauthorized"));
     }
     let fault = {
         let mut state = lock(&state);
-        state.requests.push(uri.clone());
+        if request.method() != Method::POST {
+            state.requests.push(uri.clone());
+        }
         let at = state
             .faults
             .iter()
@@ -340,6 +346,18 @@ async fn answer(
         }
         Some(Fault::Stall) => std::future::pending().await,
         _ => {}
+    }
+    if request.method() == Method::POST {
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        lock(&state)
+            .posted
+            .push((path, serde_json::from_slice(&body).unwrap_or_default()));
+        return Ok(whole(StatusCode::CREATED, &json!({})));
     }
     let selects_unknown = |state: &State| {
         let selector = query.get("fieldSelector").map_or("", String::as_str);
