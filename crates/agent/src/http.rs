@@ -140,3 +140,24 @@ const JSON: &str = "application/json";
 fn not_found() -> Answer {
     answer(StatusCode::NOT_FOUND, TEXT, "404 page not found\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use prometheus_client::metrics::counter::Counter;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn f32_an_answer_that_panics_ends_its_server() {
+        let listener = listen::open("127.0.0.1:0".parse().unwrap(), listen::Families::Own).unwrap();
+        let to = listener.local_addr().unwrap();
+        let answer = |_| async { panic!("a fault of ours") };
+        let server = tokio::spawn(serve(listener, Room::new(Counter::default()), answer));
+        let mut client = std::net::TcpStream::connect(to).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(60), server).await;
+        assert!(ended.expect("the server ends").unwrap_err().is_panic());
+    }
+}
