@@ -108,3 +108,42 @@ fn versions_are_those_of_the_workspace() {
     let chart = &documents(&deploy().join("helm/kube-ipvs/Chart.yaml"))[0];
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
 }
+
+/// What the program asks for: lists and watches, and events that are created. `cargo xtask e2e` sees that it is enough.
+#[test]
+fn f26_the_cluster_role_has_what_is_used_and_nothing_else() {
+    let rbac = documents(&deploy().join("kustomize/base/rbac.yaml"));
+    let role = rbac.iter().find(|document| document["kind"] == "ClusterRole").unwrap();
+    let rules: Vec<_> = role["rules"].as_array().unwrap().iter().map(Value::to_string).collect();
+    let rule = |group: &str, resources: &[&str], verbs: &[&str]| {
+        serde_json::json!({"apiGroups": [group], "resources": resources, "verbs": verbs}).to_string()
+    };
+    let expect = [
+        rule("", &["services", "nodes"], &["list", "watch"]),
+        rule("discovery.k8s.io", &["endpointslices"], &["list", "watch"]),
+        rule("events.k8s.io", &["events"], &["create"]),
+    ];
+    assert_eq!(rules, expect);
+}
+
+/// The container that runs on writes to no folder of the host.
+#[test]
+fn f27_least_privilege_mounts_nothing_writable() {
+    let of = |folder: &str| {
+        let path = deploy().join("kustomize").join(folder).join("daemon-set.yaml");
+        documents(&path).remove(0)["spec"]["template"]["spec"]["containers"][0]["volumeMounts"].clone()
+    };
+    let overlay = of("least-privilege");
+    let stays = |mount: &&Value| {
+        let overlay = overlay.as_array().into_iter().flatten();
+        let mut same = overlay.filter(|patch| patch["mountPath"] == mount["mountPath"]);
+        !same.any(|patch| patch["$patch"] == "delete")
+    };
+    let base = of("base");
+    let left: Vec<_> = base.as_array().unwrap().iter().filter(stays).collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(
+        (&left[0]["name"], &left[0]["readOnly"]),
+        (&Value::from("config"), &Value::from(true))
+    );
+}

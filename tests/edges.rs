@@ -46,7 +46,7 @@ const OWNED: &[(&str, &[&str])] = &[
     ("netlink-packet-route", &["ipvs"]),
     ("rtnetlink", &["ipvs"]),
     ("clap", &["agent", "xtask"]),
-    ("hyper", &["agent", "testbed"]),
+    ("hyper", &["agent", "api-watch", "testbed"]),
 ];
 
 /// `service-model` is pure: these alone.

@@ -2,7 +2,8 @@
 //! (reference: kube-proxy's §2.5 and §2.6).
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -373,4 +374,34 @@ fn a_port_that_is_taken_is_tried_again() {
     drop(taken);
     daemon.wait_for(0, "listening server=\"healthz\"").unwrap();
     assert_eq!(both(&world.other), (200, 200));
+}
+
+/// A process without descriptors ends idle connections, and neither waits for them nor turns in circles.
+#[test]
+fn f04_probes_are_answered_where_descriptors_ran_out() {
+    let world = World::without_pods().unwrap();
+    let manifests = examples();
+    let daemon = start(&world.node, manifests.path(), &[]);
+    assert_eq!(status(&world.other, "/livez"), 200);
+    let id = daemon.id();
+    let open = fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+    let limit = open + 10;
+    world
+        .node
+        .sh(&format!("prlimit --pid {id} --nofile={limit}:{limit}"))
+        .unwrap();
+    let hold = || {
+        world.other.run(|| {
+            let mut stream = TcpStream::connect(at(HEALTH))?;
+            stream.write_all(b"GET /livez HTTP/1.1\r\n")?;
+            Ok(stream)
+        })
+    };
+    let held: Vec<_> = (0..30).map(|_| hold().unwrap()).collect();
+    for _ in 0..5 {
+        assert_eq!(status(&world.other, "/livez"), 200);
+    }
+    let evicted = "kube_ipvs_http_connections_evicted_total{server=\"healthz\"}";
+    assert!(metric(&world.node, evicted).unwrap() >= 20.0);
+    drop(held);
 }

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Error, anyhow};
 use api_watch::{EventSink, EventType, ObjectEvent};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::http::listen::{CannotListen, insist};
 use crate::http::metrics_server::MetricsServer;
 use crate::http::proxy_health::ProxyHealth;
+use crate::http::room::Room;
 use crate::http::service_health::{HealthChecks, ServiceHealth};
 use crate::log::Verbosity;
 use crate::metrics::slis::Slis;
@@ -40,6 +42,7 @@ pub(crate) struct Servers {
 impl Servers {
     /// Serves until one of them must end the program.
     pub(crate) async fn run(self) -> Error {
+        allow_descriptors();
         let Self {
             settings,
             mode,
@@ -55,6 +58,8 @@ impl Servers {
             tell_failure(&sink, &node_name, reason, &failed);
             Error::from(failed)
         };
+        let [health_room, metrics_room, check_room] =
+            [0, 1, 2].map(|server| Room::new(metrics.own.evicted.at(server).clone()));
         let health = Arc::new(ProxyHealth {
             progress: Arc::clone(&progress),
             metrics: Arc::clone(&metrics),
@@ -65,7 +70,7 @@ impl Servers {
                 return pending().await;
             };
             match insist("healthz", address, hard_fail).await {
-                Ok(listener) => served("healthz", listener, |listener| health.serve(listener)).await,
+                Ok(listener) => served("healthz", listener, |listener| health.serve(listener, health_room)).await,
                 Err(failed) => tell(failed, "FailedToStartProxierHealthcheck"),
             }
         };
@@ -81,7 +86,7 @@ impl Servers {
                 return pending().await;
             };
             match insist("metrics", address, hard_fail).await {
-                Ok(listener) => served("metrics", listener, |listener| server.serve(listener)).await,
+                Ok(listener) => served("metrics", listener, |listener| server.serve(listener, metrics_room)).await,
                 Err(failed) => tell(failed, "FailedToStartMetricServer"),
             }
         };
@@ -91,6 +96,7 @@ impl Servers {
             timeout,
             sink: sink.clone(),
             node_name: node_name.clone(),
+            room: check_room,
         };
         let error = tokio::select! {
             error = healthz => error,
@@ -101,6 +107,19 @@ impl Servers {
             tokio::time::sleep(LAST_WORDS).await;
         }
         error
+    }
+}
+
+/// As many descriptors as the process may have, as Go's programs do: each health-check node port needs some, and 1,024 is
+/// the usual number where nothing is said.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let all = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, all) {
+        debug!(%error, "the limit of descriptors stays");
     }
 }
 
@@ -125,3 +144,6 @@ fn tell_failure(sink: &EventSink, node_name: &str, reason: &'static str, failed:
         failed.to_string(),
     ));
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,16 +3,20 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::Uri;
+use http::{HeaderValue, Uri};
+use hyper::rt::{Read, Write};
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use tower::ServiceBuilder;
+use tower::{Service, ServiceBuilder};
+use tracing::info;
 
 use crate::call::{CallObserver, Told};
 use crate::error::Error;
+use crate::proxy::{self, Proxy, Scheme};
 
 /// A connection is dead when nothing came for 20 s and three probes, 5 s apart, had no answer: 35 s.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(20);
@@ -46,8 +50,17 @@ pub struct Patience {
     pub watch: Duration,
     /// In a streamed list; a server without WatchList may never end it.
     pub streamed_list: Duration,
-    /// Other Nodes are followed for so long after nobody wants them any more.
+    /// What the server could not do is asked for again with the first list after so long.
+    pub ask_again: Duration,
+    /// Other Nodes are known for so long after nobody wants them any more.
     pub other_nodes: Duration,
+    /// Their first list comes within so long after somebody wants them.
+    pub node_list_spread: Duration,
+    /// Their next list comes within half and one and a half of it.
+    pub node_list_every: Duration,
+    /// Where nodes have more addresses than the short list tells: their long list comes within half and one and a half
+    /// of it.
+    pub long_node_list_every: Duration,
 }
 
 impl Default for Patience {
@@ -56,7 +69,11 @@ impl Default for Patience {
             response: Duration::from_secs(30),
             watch: Duration::from_secs(150),
             streamed_list: Duration::from_secs(10),
+            ask_again: Duration::from_secs(1800),
             other_nodes: Duration::from_secs(60),
+            node_list_spread: Duration::from_secs(60),
+            node_list_every: Duration::from_secs(1200),
+            long_node_list_every: Duration::from_secs(12 * 3600),
         }
     }
 }
@@ -72,11 +89,14 @@ pub(crate) struct Connection {
 impl Connection {
     /// Reads what the configuration names. No connection is made yet.
     pub(crate) async fn new(config: &ApiConfig) -> Result<Self, Error> {
-        let found = find(config).await?;
+        let (found, proxy) = find(config).await?;
         let url = found.cluster_url.to_string();
+        if let Some(Proxy { uri, .. }) = &proxy {
+            info!(server = url, proxy = %uri, "the API server is asked through a proxy");
+        }
         Ok(Self {
             config: config.clone(),
-            client: client(found, &config.observer)?,
+            client: client(found, proxy, &config.observer)?,
             url,
         })
     }
@@ -95,12 +115,14 @@ impl Connection {
 
     /// Makes the client anew: certificates and tokens on disk may have been replaced.
     pub(crate) async fn renew(&mut self) -> Result<(), Error> {
-        self.client = client(find(&self.config).await?, &self.config.observer)?;
+        let (found, proxy) = find(&self.config).await?;
+        self.client = client(found, proxy, &self.config.observer)?;
         Ok(())
     }
 }
 
-async fn find(config: &ApiConfig) -> Result<Config, Error> {
+async fn find(config: &ApiConfig) -> Result<(Config, Option<Proxy>), Error> {
+    let mut named = None;
     let master = match &config.master {
         Some(url) => {
             let parsed: Uri = url.parse().map_err(|source| Error::Master {
@@ -117,7 +139,8 @@ async fn find(config: &ApiConfig) -> Result<Config, Error> {
                 path: path.clone(),
                 source: Box::new(source),
             };
-            let file = Kubeconfig::read_from(path).map_err(wrong)?;
+            let mut file = Kubeconfig::read_from(path).map_err(wrong)?;
+            named = take_proxy(&mut file);
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
                 .await
                 .map_err(wrong)?
@@ -128,17 +151,56 @@ async fn find(config: &ApiConfig) -> Result<Config, Error> {
     if let Some(url) = master {
         found.cluster_url = url;
     }
-    Ok(found)
+    let proxy = proxy::choose(&found.cluster_url, named.as_deref(), |name| std::env::var(name).ok())?;
+    Ok((found, proxy))
 }
 
-fn client(config: Config, observer: &CallObserver) -> Result<Client, Error> {
-    if let Some(url) = &config.proxy_url {
-        return Err(Error::Proxy { url: url.to_string() });
+/// The `proxy-url` of the current context's cluster. In its place is one that nobody uses, so that kube does not look for
+/// one in the environment.
+fn take_proxy(file: &mut Kubeconfig) -> Option<String> {
+    let context = file
+        .contexts
+        .iter()
+        .find(|context| Some(&context.name) == file.current_context.as_ref());
+    let of_context = context
+        .and_then(|context| context.context.as_ref())
+        .map(|context| context.cluster.clone());
+    let mut named = None;
+    for cluster in &mut file.clusters {
+        let is_current = Some(&cluster.name) == of_context.as_ref();
+        if let Some(cluster) = &mut cluster.cluster {
+            let url = cluster.proxy_url.replace("http://unused.invalid".to_owned());
+            named = named.or(url.filter(|_| is_current));
+        }
     }
-    let wrong = |source| Error::Client {
-        url: config.cluster_url.to_string(),
-        source: Box::new(source),
+    named
+}
+
+/// The way of connections to the API server: TCP, a proxy's tunnel, TLS.
+fn client(config: Config, proxy: Option<Proxy>, observer: &CallObserver) -> Result<Client, Error> {
+    let tcp = tcp();
+    let Some(proxy) = proxy else {
+        return over(tcp, config, observer);
     };
+    let user = proxy.authorization();
+    match proxy.scheme {
+        Scheme::Http => over(tunnel(proxy.uri, tcp, user), config, observer),
+        Scheme::Https => {
+            let tls = config.rustls_https_connector_with_connector(tcp);
+            let tls = tls.map_err(|source| wrong(&config, source))?;
+            over(tunnel(proxy.uri, tls, user), config, observer)
+        }
+        Scheme::Socks5 => {
+            let socks = SocksV5::new(proxy.uri, tcp);
+            match proxy.user {
+                Some((name, password)) => over(socks.with_auth(name, password), config, observer),
+                None => over(socks, config, observer),
+            }
+        }
+    }
+}
+
+fn tcp() -> HttpConnector {
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
@@ -147,7 +209,34 @@ fn client(config: Config, observer: &CallObserver) -> Result<Client, Error> {
     tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
     tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     tcp.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
-    let tls = config.rustls_https_connector_with_connector(tcp).map_err(wrong)?;
+    tcp
+}
+
+/// CONNECT, for plain HTTP, too.
+fn tunnel<C>(proxy: Uri, connector: C, user: Option<HeaderValue>) -> Tunnel<C> {
+    let tunnel = Tunnel::new(proxy, connector);
+    match user {
+        Some(user) => tunnel.with_auth(user),
+        None => tunnel,
+    }
+}
+
+fn wrong(config: &Config, source: kube::Error) -> Error {
+    Error::Client {
+        url: config.cluster_url.to_string(),
+        source: Box::new(source),
+    }
+}
+
+fn over<C>(connector: C, config: Config, observer: &CallObserver) -> Result<Client, Error>
+where
+    C: Service<Uri> + Clone + Send + Sync + 'static,
+    C::Response: hyper_util::client::legacy::connect::Connection + Read + Write + Send + Unpin + 'static,
+    C::Future: Send + 'static,
+    C::Error: Into<tower::BoxError>,
+{
+    let wrong = |source| wrong(&config, source);
+    let tls = config.rustls_https_connector_with_connector(connector).map_err(wrong)?;
     let transport = Told {
         inner: hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(tls),
         observer: observer.clone(),

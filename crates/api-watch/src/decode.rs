@@ -75,6 +75,11 @@ pub(crate) fn object<'a, D: Deserializer<'a>>(kind: Kind, from: D) -> Result<Dec
     })
 }
 
+/// A Node has more than one address of a type, or cannot be read.
+pub(crate) fn has_several_addresses(object: &RawValue) -> bool {
+    NodeDoc::deserialize(object).map_or(true, |doc| node::has_several_addresses(&doc))
+}
+
 /// Decodes only who an object is.
 ///
 /// # Errors

@@ -25,11 +25,13 @@ pub enum Error {
         /// The cause.
         source: http::uri::InvalidUri,
     },
-    /// The kubeconfig asks for a proxy.
-    #[error("proxy-url {url} of the kubeconfig is not supported")]
+    /// The connection goes through a proxy that cannot be used.
+    #[error("the proxy that {named_by} names {reason}")]
     Proxy {
-        /// The URL.
-        url: String,
+        /// The environment variable, or the field.
+        named_by: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
     },
     /// Certificates or credentials cannot be used.
     #[error("set up the connection to {url}")]

@@ -5,77 +5,39 @@
 //! from two facts: is there a version to resume from, and can the server stream lists. A list is one batch, and goes on
 //! when all of it is there; of one that breaks off nothing does. An event of a watch is a batch of its own.
 
-use std::borrow::Cow;
-use std::fmt;
-use std::time::Duration;
+mod listing;
 
-use bytes::BytesMut;
-use form_urlencoded::Serializer;
-use http::{Request, Response, StatusCode, header};
+use std::time::{Duration, Instant};
+
+use http::Response;
 use http_body_util::BodyExt;
 use kube::client::Body;
 use rustc_hash::FxHashSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use service_model::{Batch, Event, Kind, ObjectName};
+use service_model::{Batch, Event, ObjectName};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::back_off::BackOff;
+use crate::collection::{CLUSTER_IP_FIELD, Collection};
 use crate::connection::Connection;
 use crate::decode;
 use crate::error::Error;
+use crate::failure::{Failure, Status, chain};
 use crate::lines::Lines;
+use crate::request::{JSON, get, read};
+use crate::version::is_older;
+use listing::{Item, Listing, Page, WatchEvent};
 
 /// Objects of one page.
 const PAGE: &str = "500";
 /// The server ends a watch after so long, so that clients spread over its instances again.
 const WATCH_SECONDS: std::ops::Range<u32> = 300..600;
-
-/// The watch selectors of kube-proxy from 1.36 on (cmd/kube-proxy/app/server.go). The field is known to API servers from
-/// 1.31 on; older ones answer 400.
-const OTHER_PROXY: (&str, &str) = ("labelSelector", "!service.kubernetes.io/service-proxy-name");
-const HEADLESS: (&str, &str) = ("labelSelector", "!service.kubernetes.io/headless");
-const CLUSTER_IP: (&str, &str) = ("fieldSelector", "spec.clusterIP!=None");
-const CLUSTER_IP_FIELD: &str = "spec.clusterIP";
-
-/// What a follower follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Collection {
-    Services,
-    EndpointSlices,
-    ThisNode,
-    /// All Nodes, without this one: that is [`ThisNode`](Self::ThisNode)'s.
-    OtherNodes,
-}
-
-impl Collection {
-    fn kind(self) -> Kind {
-        match self {
-            Self::Services => Kind::Service,
-            Self::EndpointSlices => Kind::EndpointSlice,
-            Self::ThisNode | Self::OtherNodes => Kind::Node,
-        }
-    }
-
-    /// All of it has been sent.
-    fn complete(self) -> Event {
-        match self {
-            Self::OtherNodes => Event::OtherNodesComplete,
-            _ => Event::Complete(self.kind()),
-        }
-    }
-}
-
-impl fmt::Display for Collection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OtherNodes => f.write_str("other Nodes"),
-            _ => self.kind().fmt(f),
-        }
-    }
-}
+/// Events that do not fit what was listed make a list due at most so often: a server that sends such ones all the time
+/// is still followed.
+const CONTRADICTION_PAUSE: Duration = Duration::from_secs(3600);
 
 /// Follows one collection.
 pub(crate) struct Follower {
@@ -86,88 +48,37 @@ pub(crate) struct Follower {
     known: FxHashSet<ObjectName>,
     /// Where the next watch resumes; `None` = a list is due.
     version: Option<String>,
-    /// The server can stream lists, as far as we know.
-    streams_lists: bool,
+    /// The server may have been restored meanwhile: its version is looked at before a watch is resumed.
+    doubtful: bool,
+    /// When an event last did not fit what was listed.
+    contradiction: Option<Instant>,
+    /// The server streams lists.
+    streams_lists: Ability,
     /// Lists have pages. Not after a page came too late, when the server had forgotten the list.
     pages: bool,
-    /// The server knows the field of the field selector, as far as we know.
-    selects_by_field: bool,
+    /// The server knows the field of the field selector.
+    selects_by_field: Ability,
 }
 
-/// A list that comes in.
+/// Something that servers can do, but for old ones.
 #[derive(Default)]
-struct Listing {
-    batch: Batch,
-    names: FxHashSet<ObjectName>,
-    /// It has an object whose name cannot be read: which ones are gone is not known.
-    nameless: bool,
+struct Ability {
+    /// When the server last said that it cannot. It may have been replaced since.
+    refused: Option<Instant>,
 }
 
-/// An object of a list or a watch.
-struct Item {
-    name: ObjectName,
-    version: String,
-    /// What the model hears of it, if it is this follower's.
-    event: Option<Event>,
-}
+impl Ability {
+    fn is_there(&self) -> bool {
+        self.refused.is_none()
+    }
 
-/// Why something ended before its end.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error("the version is too old")]
-    Expired,
-    #[error("the server does not stream lists: {0}")]
-    NoStreamedLists(String),
-    #[error("the server does not know the field of the selector: {0}")]
-    UnknownField(String),
-    #[error("status {code}: {message}")]
-    Status {
-        code: u16,
-        message: String,
-        retry_after: Option<Duration>,
-    },
-    #[error("request")]
-    Request(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("nothing came for {} s", .0.as_secs_f32())]
-    Silence(Duration),
-    #[error("the stream ended within the list")]
-    Cut,
-    #[error("the response is not what was asked for")]
-    Garbled(#[source] serde_json::Error),
-    #[error("the reader of events is gone")]
-    Closed,
-}
+    fn refuse(&mut self) {
+        self.refused = Some(Instant::now());
+    }
 
-#[derive(Deserialize)]
-struct WatchEvent<'a> {
-    #[serde(borrow, rename = "type")]
-    what: Cow<'a, str>,
-    #[serde(borrow)]
-    object: &'a RawValue,
-}
-
-#[derive(Deserialize)]
-struct Page<'a> {
-    metadata: PageMetadata,
-    #[serde(borrow)]
-    items: Option<Vec<&'a RawValue>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PageMetadata {
-    #[serde(default)]
-    resource_version: String,
-    #[serde(default, rename = "continue")]
-    next: String,
-}
-
-#[derive(Default, Deserialize)]
-struct Status {
-    #[serde(default)]
-    code: u16,
-    #[serde(default)]
-    message: String,
+    fn ask_again_after(&mut self, pause: Duration) {
+        self.refused = self.refused.filter(|at| at.elapsed() < pause);
+    }
 }
 
 impl Follower {
@@ -178,9 +89,11 @@ impl Follower {
             batches,
             known: FxHashSet::default(),
             version: None,
-            streams_lists: true,
+            doubtful: false,
+            contradiction: None,
+            streams_lists: Ability::default(),
             pages: true,
-            selects_by_field: true,
+            selects_by_field: Ability::default(),
         }
     }
 
@@ -189,41 +102,37 @@ impl Follower {
         let mut back_off = BackOff::default();
         loop {
             let done = match self.version.clone() {
+                Some(version) if self.doubtful => self.look(&version).await,
                 Some(version) => self.watch(&version, &mut back_off).await,
-                None if self.streams_lists => self.stream_list(&mut back_off).await,
-                None => self.list().await,
+                None => self.list(&mut back_off).await,
             };
             let Err(failure) = done else { continue };
-            let kind = self.collection;
-            let wait = match &failure {
+            let kind = self.collection.kind();
+            match &failure {
                 Failure::Closed => return Error::Closed,
                 Failure::NoStreamedLists(reason) => {
                     debug!(%kind, reason, "the server does not stream lists, listing in pages");
-                    self.streams_lists = false;
+                    self.streams_lists.refuse();
                     continue;
                 }
                 Failure::UnknownField(reason) => {
                     info!(%kind, reason, "the server does not know the field selector, asking without it");
-                    self.selects_by_field = false;
+                    self.selects_by_field.refuse();
                     continue;
                 }
-                Failure::Expired => {
-                    info!(%kind, "the version is too old, listing again");
-                    self.version = None;
-                    back_off.next()
-                }
-                Failure::Status {
-                    retry_after: Some(after),
-                    ..
-                } => back_off.next().max(*after),
-                _ => back_off.next(),
-            };
-            if !matches!(failure, Failure::Expired) {
-                let error = chain(&failure);
-                warn!(%kind, error, retry_in_seconds = wait.as_secs_f32(), "lost the API server, the last state stays");
+                _ => {}
+            }
+            let wait = back_off.after(&failure);
+            let (error, retry_in_seconds) = (chain(&failure), wait.as_secs_f32());
+            self.doubtful = true;
+            if failure.asks_for_a_list() {
+                info!(%kind, reason = error, retry_in_seconds, "listing again");
+                self.version = None;
+            } else {
+                warn!(%kind, error, retry_in_seconds, "lost the API server, the last state stays");
             }
             tokio::time::sleep(wait).await;
-            if matches!(failure, Failure::Request(_) | Failure::Status { code: 401, .. })
+            if failure.may_be_stale_credentials()
                 && let Err(error) = self.connection.renew().await
             {
                 warn!(%kind, error = chain(&error), "the credentials cannot be read again, the old ones are used");
@@ -231,70 +140,58 @@ impl Follower {
         }
     }
 
-    fn uri(&self, pairs: &[(&str, &str)]) -> String {
-        let this_node = format!("metadata.name={}", self.connection.node_name());
-        let (path, selectors): (_, &[(&str, &str)]) = match self.collection {
-            // T24. What a selector lets through all the same, the model leaves out.
-            Collection::Services if self.selects_by_field => ("/api/v1/services", &[OTHER_PROXY, CLUSTER_IP]),
-            Collection::Services => ("/api/v1/services", &[OTHER_PROXY]),
-            Collection::EndpointSlices => ("/apis/discovery.k8s.io/v1/endpointslices", &[HEADLESS]),
-            Collection::ThisNode => ("/api/v1/nodes", &[("fieldSelector", &this_node)]),
-            Collection::OtherNodes => ("/api/v1/nodes", &[]),
-        };
-        let query = Serializer::new(String::new())
-            .extend_pairs(selectors)
-            .extend_pairs(pairs)
-            .finish();
-        format!("{path}?{query}")
-    }
-
-    fn sends_cluster_ip(&self) -> bool {
-        self.collection == Collection::Services && self.selects_by_field
-    }
-
     async fn get(&self, pairs: &[(&str, &str)]) -> Result<Response<Body>, Failure> {
-        let request = Request::get(self.uri(pairs))
-            .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, concat!("kube-ipvs/", env!("CARGO_PKG_VERSION")))
-            .body(Body::empty())
-            .map_err(|error| Failure::Request(error.into()))?;
-        let patience = self.connection.patience().response;
-        let response = timeout(patience, self.connection.client.send(request))
-            .await
-            .map_err(|_| Failure::Silence(patience))?
-            .map_err(|error| Failure::Request(error.into()))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let code = response.status();
-        let retry_after = response
-            .headers()
-            .get(header::RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.parse().ok())
-            .map(|seconds: u64| Duration::from_secs(seconds.min(30)));
-        let body = read(response.into_body(), patience).await.unwrap_or_default();
-        let status: Status = serde_json::from_slice(&body).unwrap_or_default();
-        let message = if status.message.is_empty() {
-            code.to_string()
-        } else {
-            status.message
-        };
-        Err(match code {
-            StatusCode::GONE => Failure::Expired,
+        let by_field = self.selects_by_field.is_there();
+        let uri = self.collection.uri(self.connection.node_name(), by_field, pairs);
+        let sends_field = by_field && self.collection == Collection::Services;
+        get(&self.connection, uri, JSON).await.map_err(|failure| match failure {
             // The sentence names the field, in every release. Asked without it, the same answer is any other failure.
-            StatusCode::BAD_REQUEST if self.sends_cluster_ip() && message.contains(CLUSTER_IP_FIELD) => {
+            Failure::Status { code: 400, message, .. } if sends_field && message.contains(CLUSTER_IP_FIELD) => {
                 Failure::UnknownField(message)
             }
-            _ => Failure::Status {
-                code: code.as_u16(),
-                message,
-                retry_after,
-            },
+            other => other,
         })
     }
 
+    /// Looks which version the server is at, by a page of one object. A watch cannot tell: from a version that is to
+    /// come it sends nothing, and no error, until that one is there again (seen with Kubernetes 1.37).
+    async fn look(&mut self, ours: &str) -> Result<(), Failure> {
+        let response = self.get(&[("limit", "1")]).await?;
+        let body = read(response.into_body(), self.connection.patience().watch).await?;
+        let page: Page<'_> = serde_json::from_slice(&body).map_err(Failure::Garbled)?;
+        self.not_older(&page.metadata.resource_version)?;
+        debug!(kind = %self.collection.kind(), version = ours, "the version is one of this server");
+        self.doubtful = false;
+        Ok(())
+    }
+
+    /// A version that the server is at: one before ours is that of a restored server.
+    fn not_older(&self, server: &str) -> Result<(), Failure> {
+        match &self.version {
+            Some(ours) if is_older(server, ours) => Err(Failure::WentBack {
+                server: server.to_owned(),
+                ours: ours.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The model has exactly the server's objects at the end, and after it.
+    async fn list(&mut self, back_off: &mut BackOff) -> Result<(), Failure> {
+        let pause = self.connection.patience().ask_again;
+        self.streams_lists.ask_again_after(pause);
+        self.selects_by_field.ask_again_after(pause);
+        self.doubtful = false;
+        if self.streams_lists.is_there() {
+            return self.stream_list(back_off).await;
+        }
+        self.list_pages().await?;
+        back_off.listed();
+        Ok(())
+    }
+
     /// Lists in pages; the model has exactly these objects at the end.
-    async fn list(&mut self) -> Result<(), Failure> {
+    async fn list_pages(&mut self) -> Result<(), Failure> {
         let mut listing = Listing::default();
         let mut next = String::new();
         loop {
@@ -335,9 +232,10 @@ impl Follower {
             ("timeoutSeconds", &seconds()),
         ];
         let response = self.get(&pairs).await.map_err(|failure| match failure {
-            // A server without the feature forbids the parameter; which code it gives depends on its version.
+            // A server without the feature refuses the parameter; with which code depends on its version. 403, 429 and
+            // 5xx say something else: so does any server that is just starting.
             Failure::Status {
-                code: 400 | 403 | 422,
+                code: 400 | 404 | 405 | 406 | 415 | 422 | 501,
                 message,
                 ..
             } => Failure::NoStreamedLists(message),
@@ -384,52 +282,60 @@ impl Follower {
             while let Some(line) = lines.next() {
                 let event: WatchEvent<'_> = serde_json::from_slice(&line).map_err(Failure::Garbled)?;
                 self.take(&event, &mut listing).await?;
-                came = true;
                 // Lists that break off, one after the other, are a failure that goes on.
-                if listing.is_none() {
-                    back_off.reset();
+                match (&listing, list && !came) {
+                    (Some(_), _) => {}
+                    (None, true) => back_off.listed(),
+                    (None, false) => back_off.watched(),
                 }
+                came |= listing.is_none();
             }
         }
     }
 
     async fn take(&mut self, event: &WatchEvent<'_>, listing: &mut Option<Listing>) -> Result<(), Failure> {
+        let kind = self.collection.kind();
         match &*event.what {
-            "ADDED" | "MODIFIED" => {
+            what @ ("ADDED" | "MODIFIED") => {
                 let item = self.item(event.object);
                 match (listing, item) {
                     (Some(listing), item) => listing.add(item),
                     (None, Some(item)) => {
-                        if let Some(event) = item.event {
-                            self.known.insert(item.name);
-                            self.send(vec![event]).await?;
-                        }
+                        self.not_older(&item.version)?;
+                        let is_new = self.known.insert(item.name.clone());
+                        self.send(vec![item.event]).await?;
                         self.advance(item.version);
+                        self.fits(is_new == (what == "ADDED"), what, &item.name)?;
                     }
                     (None, None) => {}
                 }
             }
             "DELETED" => {
-                let identity = decode::identity(self.collection.kind(), event.object).map_err(Failure::Garbled)?;
+                let identity = decode::identity(kind, event.object).map_err(Failure::Garbled)?;
                 match listing {
-                    Some(listing) => listing.remove(self.collection.kind(), &identity.name),
+                    Some(listing) => listing.remove(kind, &identity.name),
                     None => {
-                        if self.known.remove(&identity.name) {
-                            let deletion = decode::deletion(self.collection.kind(), identity.name);
-                            self.send(vec![deletion]).await?;
+                        self.not_older(&identity.resource_version)?;
+                        let was_known = self.known.remove(&identity.name);
+                        if was_known {
+                            self.send(vec![decode::deletion(kind, identity.name.clone())]).await?;
                         }
                         self.advance(identity.resource_version);
+                        self.fits(was_known, "DELETED", &identity.name)?;
                     }
                 }
             }
             "BOOKMARK" => {
-                let identity = decode::identity(self.collection.kind(), event.object).map_err(Failure::Garbled)?;
+                let identity = decode::identity(kind, event.object).map_err(Failure::Garbled)?;
                 match listing.take() {
                     Some(listing) if identity.initial_events_end => {
                         self.complete(listing, identity.resource_version).await?;
                     }
                     Some(_) => return Err(Failure::NoStreamedLists("a bookmark came that ends no list".to_owned())),
-                    None => self.advance(identity.resource_version),
+                    None => {
+                        self.not_older(&identity.resource_version)?;
+                        self.advance(identity.resource_version);
+                    }
                 }
             }
             "ERROR" => {
@@ -443,9 +349,20 @@ impl Follower {
                     },
                 });
             }
-            other => debug!(kind = %self.collection, what = other, "unknown watch event"),
+            other => debug!(%kind, what = other, "unknown watch event"),
         }
         Ok(())
+    }
+
+    /// What is new is added, and what was listed is changed and deleted: else events are missing, as after a restored
+    /// server has come past our version.
+    fn fits(&mut self, yes: bool, what: &str, name: &ObjectName) -> Result<(), Failure> {
+        let now = Instant::now();
+        if yes || self.contradiction.is_some_and(|at| now - at < CONTRADICTION_PAUSE) {
+            return Ok(());
+        }
+        self.contradiction = Some(now);
+        Err(Failure::Contradiction(format!("{what} {name}")))
     }
 
     /// Where the next watch resumes. A list that is not complete is never resumed from.
@@ -459,8 +376,6 @@ impl Follower {
     /// even its name can be read.
     fn item(&self, object: &RawValue) -> Option<Item> {
         let kind = self.collection.kind();
-        let of_another =
-            |name: &ObjectName| self.collection == Collection::OtherNodes && name.name() == self.connection.node_name();
         let (name, version, event) = match decode::object(kind, object) {
             Ok(decoded) => (decoded.name, decoded.resource_version, decoded.event),
             Err(_) => match decode::identity(kind, object) {
@@ -469,12 +384,11 @@ impl Follower {
                     (identity.name, identity.resource_version, Event::Unreadable(rejection))
                 }
                 Err(error) => {
-                    warn!(kind = %self.collection, %error, "an object whose name cannot be read, skipped");
+                    warn!(%kind, %error, "an object whose name cannot be read, skipped");
                     return None;
                 }
             },
         };
-        let event = (!of_another(&name)).then_some(event);
         Some(Item { name, version, event })
     }
 
@@ -491,10 +405,10 @@ impl Follower {
         let kind = self.collection.kind();
         let gone = self.known.difference(&names).cloned();
         batch.extend(gone.map(|name| decode::deletion(kind, name)));
-        batch.push(self.collection.complete());
+        batch.push(Event::Complete(kind));
         self.known = names;
         self.version = Some(version);
-        info!(kind = %self.collection, objects = self.known.len(), "listed");
+        info!(%kind, objects = self.known.len(), "listed");
         self.send(batch).await
     }
 
@@ -503,50 +417,6 @@ impl Follower {
     }
 }
 
-impl Listing {
-    fn add(&mut self, item: Option<Item>) {
-        match item {
-            Some(Item {
-                name,
-                event: Some(event),
-                ..
-            }) => {
-                self.names.insert(name);
-                self.batch.push(event);
-            }
-            Some(_) => {}
-            None => self.nameless = true,
-        }
-    }
-
-    /// It went while the list came in.
-    fn remove(&mut self, kind: Kind, name: &ObjectName) {
-        if self.names.remove(name) {
-            self.batch.push(decode::deletion(kind, name.clone()));
-        }
-    }
-}
-
-async fn read(mut body: Body, patience: Duration) -> Result<BytesMut, Failure> {
-    let mut bytes = BytesMut::new();
-    while let Some(frame) = timeout(patience, body.frame())
-        .await
-        .map_err(|_| Failure::Silence(patience))?
-    {
-        let frame = frame.map_err(|error| Failure::Request(error.into()))?;
-        if let Ok(data) = frame.into_data() {
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes)
-}
-
 fn seconds() -> String {
     fastrand::u32(WATCH_SECONDS).to_string()
-}
-
-/// An error with its causes, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -4,20 +4,26 @@
 //! [`service_model::Event`]s at once; no API object is kept. The only crate that knows `kube`, JSON and
 //! YAML of the API; it decides nothing about Services.
 //!
-//! Reading order: `decode` (text to model objects), `manifest` (a file's text), `directory`, `connection`, `follow` (list and watch of one
-//! kind), `server` (all kinds), `sink` (events about objects), `call` (requests as numbers).
+//! Reading order: `decode` (text to model objects), `manifest` (a file's text), `directory`, `proxy`, `connection`, `request`, `follow` (list and watch of one
+//! kind), `node_list` (other Nodes' addresses), `server` (all kinds), `sink` (events about objects), `call` (requests as numbers).
 
 mod back_off;
 mod call;
+mod collection;
 mod connection;
 mod decode;
 mod directory;
 mod error;
+mod failure;
 mod follow;
 mod lines;
 mod manifest;
+mod node_list;
+mod proxy;
+mod request;
 mod server;
 mod sink;
+mod version;
 
 pub use call::{Call, CallObserver};
 pub use connection::{ApiConfig, Patience};

@@ -1,18 +1,30 @@
-//! The API server as a source of events: its collections followed side by side, other nodes only while they are wanted.
+//! The API server as a source of events: its collections followed side by side, other nodes listed only while
+//! they are wanted.
+
+use std::time::{Duration, Instant};
 
 use service_model::{Batch, Event};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tracing::info;
 
+use crate::collection::Collection;
 use crate::connection::{ApiConfig, Connection};
 use crate::error::Error;
-use crate::follow::{Collection, Follower};
-use crate::sink::{EventSink, deliver};
+use crate::follow::Follower;
+use crate::node_list::NodeList;
+use crate::sink::{EventSink, ObjectEvent, deliver};
+
+/// Other Nodes that are wanted within so long after the start are listed at once: the start waits for them (L2), and
+/// their table is little beside what else it lists.
+const START: Duration = Duration::from_secs(20);
 
 /// A configured API server. No connection is made before [`watch`](Self::watch).
 pub struct ApiServer {
     connection: Connection,
+    sink: EventSink,
+    /// What sinks were given.
+    waiting: mpsc::Receiver<ObjectEvent>,
 }
 
 impl ApiServer {
@@ -22,8 +34,12 @@ impl ApiServer {
     /// [`Error::Kubeconfig`], [`Error::InCluster`], [`Error::Master`], [`Error::Proxy`], [`Error::Client`]. A server that
     /// cannot be reached is none: it is tried again while watching.
     pub async fn connect(config: &ApiConfig) -> Result<Self, Error> {
-        let connection = Connection::new(config).await?;
-        Ok(Self { connection })
+        let (sink, waiting) = EventSink::new();
+        Ok(Self {
+            connection: Connection::new(config).await?,
+            sink,
+            waiting,
+        })
     }
 
     /// The server's URL.
@@ -31,26 +47,21 @@ impl ApiServer {
         self.connection.url()
     }
 
-    /// A sink for events about objects. Its task ends with the last sink.
-    ///
-    /// # Panics
-    /// Outside a tokio runtime.
+    /// A sink for events about objects. They are sent while [`watch`](Self::watch) runs.
     pub fn event_sink(&self) -> EventSink {
-        let (sink, waiting) = EventSink::new();
-        tokio::spawn(deliver(
-            waiting,
-            self.connection.client.clone(),
-            self.connection.node_name().to_owned(),
-        ));
-        sink
+        self.sink.clone()
     }
 
     /// Follows Services, EndpointSlices and this Node, and the other Nodes while `other_nodes` is true (T18). Faults are
     /// logged and tried again, with growing waits; the only end is [`Error::Closed`].
-    pub async fn watch(self, batches: mpsc::Sender<Batch>, other_nodes: watch::Receiver<bool>) -> Error {
+    pub async fn watch(mut self, batches: mpsc::Sender<Batch>, other_nodes: watch::Receiver<bool>) -> Error {
+        // Its sender stays with `self`, so it is never closed.
+        let (_, none) = mpsc::channel(1);
+        let waiting = std::mem::replace(&mut self.waiting, none);
         let follow = |collection| self.follower(collection, &batches).run();
-        // All of one task: one cannot end without the others.
+        // All of one task: one cannot end, or panic, without the others.
         tokio::select! {
+            () = deliver(waiting, self.connection.clone()) => Error::Closed,
             end = follow(Collection::Services) => end,
             end = follow(Collection::EndpointSlices) => end,
             end = follow(Collection::ThisNode) => end,
@@ -63,13 +74,20 @@ impl ApiServer {
     }
 
     async fn follow_other_nodes(&self, batches: &mpsc::Sender<Batch>, mut wanted: watch::Receiver<bool>) -> Error {
+        let start = Instant::now();
         loop {
             becomes(&mut wanted, true).await;
+            let spread = self.connection.patience().node_list_spread;
+            let spread = if start.elapsed() < START {
+                Duration::ZERO
+            } else {
+                spread
+            };
             tokio::select! {
-                end = self.follower(Collection::OtherNodes, batches).run() => return end,
+                end = NodeList::new(self.connection.clone(), batches.clone()).run(spread) => return end,
                 () = self.no_longer(&mut wanted) => {}
             }
-            info!("no service has an external address, other nodes are followed no more");
+            info!("no service has an external address, other nodes are listed no more");
             if batches.send(vec![Event::OtherNodesForgotten]).await.is_err() {
                 return Error::Closed;
             }

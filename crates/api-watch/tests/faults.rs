@@ -35,9 +35,13 @@ struct World {
 impl World {
     /// Prepares the server, then starts to watch.
     async fn start(prepare: impl FnOnce(&FakeApi)) -> Self {
+        Self::start_with(patience(), prepare).await
+    }
+
+    async fn start_with(patience: Patience, prepare: impl FnOnce(&FakeApi)) -> Self {
         let api = FakeApi::start().await.unwrap();
         prepare(&api);
-        let server = connect(&api.url()).await;
+        let server = connect_with(&api.url(), patience, CallObserver::default()).await;
         let sink = server.event_sink();
         let (sender, batches) = mpsc::channel(10_000);
         let (other_nodes, wanted) = watch::channel(false);
@@ -79,6 +83,16 @@ impl World {
                 Event::OtherNodesForgotten => "forgotten".to_owned(),
                 _ => continue,
             };
+        }
+    }
+
+    /// The next event that a list of other Nodes brings when something changed.
+    async fn next_change_of_nodes(&mut self) -> String {
+        loop {
+            let next = self.next_of_nodes().await;
+            if next != "other nodes complete" {
+                return next;
+            }
         }
     }
 
@@ -145,6 +159,9 @@ impl World {
         services
             .map(|uri| {
                 let has = |text: &str| uri.contains(text);
+                if has("limit=1") {
+                    return "look".to_owned();
+                }
                 let kind = match (
                     has("sendInitialEvents=true"),
                     has("watch=true"),
@@ -176,20 +193,32 @@ async fn connect(url: &str) -> ApiServer {
 }
 
 async fn connect_observed(url: &str, observer: CallObserver) -> ApiServer {
+    connect_with(url, patience(), observer).await
+}
+
+async fn connect_with(url: &str, patience: Patience, observer: CallObserver) -> ApiServer {
     ApiServer::connect(&ApiConfig {
         kubeconfig: None,
         master: Some(url.to_owned()),
         node_name: "n1".to_owned(),
         observer,
-        patience: Patience {
-            response: Duration::from_millis(500),
-            watch: Duration::from_secs(2),
-            streamed_list: Duration::from_millis(500),
-            other_nodes: Duration::from_millis(200),
-        },
+        patience,
     })
     .await
     .unwrap()
+}
+
+fn patience() -> Patience {
+    Patience {
+        response: Duration::from_millis(500),
+        watch: Duration::from_secs(2),
+        streamed_list: Duration::from_millis(500),
+        ask_again: Duration::from_secs(60),
+        other_nodes: Duration::from_millis(200),
+        node_list_spread: Duration::ZERO,
+        node_list_every: Duration::from_millis(300),
+        long_node_list_every: Duration::from_millis(600),
+    }
 }
 
 fn service(name: &str) -> Value {
@@ -288,7 +317,7 @@ async fn a_bad_request_of_another_cause_is_waited_out_with_the_selector() {
 
 #[tokio::test]
 async fn pages_where_lists_are_not_streamed() {
-    for code in [400, 403, 422] {
+    for code in [400, 404, 422] {
         let mut world = World::start(|api| {
             api.fault(&format!("{SERVICES} sendInitialEvents"), Fault::Status(code));
             (0..1201).for_each(|number| api.put(SERVICES, service(&format!("s{number}"))));
@@ -494,36 +523,88 @@ async fn a_server_that_went_away_is_found_again() {
     assert_eq!(found, ["+b".to_owned(), "-a".to_owned()].into());
 }
 
-#[tokio::test]
-async fn events_about_objects_are_posted_once() {
-    let mut world = World::start(|_| ()).await;
-    world.expect(&["complete"]).await;
-    let event = |note: &str| ObjectEvent {
+fn about_a(note: &str) -> ObjectEvent {
+    ObjectEvent {
         kind: Kind::Service,
         object: ObjectName::new("d", "a"),
         event_type: EventType::Warning,
         reason: "CannotProgram",
         action: "Compute",
         note: note.to_owned(),
-    };
-    for note in ["first", "first", "second", "first"] {
-        world.sink.send(event(note));
     }
-    (0..100).for_each(|number| world.sink.send(event(&format!("{number}"))));
+}
+
+/// Waits for so many events.
+async fn posted(api: &FakeApi, count: usize) -> Vec<(String, Value)> {
     timeout(LONG, async {
-        while world.api.posted().len() < 10 {
+        while api.posted().len() < count {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     })
     .await
     .unwrap();
-    let posted = world.api.posted();
+    api.posted()
+}
+
+#[tokio::test]
+async fn f28_events_of_an_object_and_reason_are_posted_as_one() {
+    let mut world = World::start(|_| ()).await;
+    world.expect(&["complete"]).await;
+    for note in ["first", "first", "second", "first"] {
+        world.sink.send(about_a(note));
+    }
+    let other = ObjectEvent {
+        reason: "Other",
+        ..about_a("third")
+    };
+    world.sink.send(other);
+    let posted = posted(&world.api, 2).await;
+    assert_eq!(posted.len(), 2);
     assert_eq!(posted[0].0, "/apis/events.k8s.io/v1/namespaces/d/events");
-    assert_eq!(
-        (&posted[0].1["note"], &posted[1].1["note"]),
-        (&json!("first"), &json!("second"))
-    );
+    let notes: BTreeSet<_> = posted
+        .iter()
+        .map(|(_, event)| event["note"].as_str().unwrap())
+        .collect();
+    assert_eq!(notes, ["first; second", "third"].into());
     assert_eq!(posted[0].1["reportingInstance"], "n1");
+}
+
+#[tokio::test]
+async fn f21_events_survive_a_change_of_credentials() {
+    let api = FakeApi::start().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kubeconfig");
+    let rotate = |token: &str| {
+        api.set_token(token);
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": api.url()}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+            "users": [{"name": "c", "user": {"token": token}}],
+        });
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    };
+    rotate("old");
+    let config = ApiConfig {
+        kubeconfig: Some(path.clone()),
+        master: None,
+        node_name: "n1".to_owned(),
+        observer: CallObserver::default(),
+        patience: patience(),
+    };
+    let server = ApiServer::connect(&config).await.unwrap();
+    let sink = server.event_sink();
+    let (sender, _batches) = mpsc::channel(10_000);
+    tokio::spawn(server.watch(sender, watch::channel(false).1));
+    sink.send(about_a("before"));
+    posted(&api, 1).await;
+    rotate("new");
+    sink.send(ObjectEvent {
+        reason: "Other",
+        ..about_a("after")
+    });
+    let posted = posted(&api, 2).await;
+    assert_eq!(posted[1].1["note"], "after");
 }
 
 #[tokio::test]
@@ -557,33 +638,34 @@ async fn with_nodes() -> World {
 const LISTED: [&str; 3] = ["+n2 [192.0.2.2]", "+n3 [192.0.2.3]", "other nodes complete"];
 
 #[tokio::test]
-async fn t18_other_nodes_are_followed_while_they_are_wanted() {
+async fn t18_other_nodes_are_listed_while_they_are_wanted() {
     let mut world = with_nodes().await;
     assert_eq!(world.requests_for_all_nodes(), 0);
-    for round in 1..3 {
+    for _ in 0..2 {
         world.other_nodes.send_replace(true);
         world.expect_of_nodes(&LISTED).await;
         world.api.put(NODES, node("n3", "192.0.2.33"));
-        world.expect_of_nodes(&["+n3 [192.0.2.33]"]).await;
+        assert_eq!(world.next_change_of_nodes().await, "+n3 [192.0.2.33]");
         world.api.delete(NODES, "n3");
-        world.expect_of_nodes(&["-n3"]).await;
+        assert_eq!(world.next_change_of_nodes().await, "-n3");
         // What happens to this node is its own follower's news, once.
         world.api.put(NODES, node("n1", "192.0.2.1"));
         world.api.put(NODES, node("n3", "192.0.2.3"));
-        let two: BTreeSet<_> = [world.next_of_nodes().await, world.next_of_nodes().await].into();
+        let two: BTreeSet<_> = [world.next_change_of_nodes().await, world.next_change_of_nodes().await].into();
         assert_eq!(two, ["+n1 [192.0.2.1]".to_owned(), "+n3 [192.0.2.3]".to_owned()].into());
         world.other_nodes.send_replace(false);
-        world.expect_of_nodes(&["forgotten"]).await;
-        assert_eq!(world.requests_for_all_nodes(), round);
+        assert_eq!(world.next_change_of_nodes().await, "forgotten");
     }
-    // Nobody follows other nodes now.
+    // Nobody lists other nodes now.
+    let requests = world.requests_for_all_nodes();
     world.api.delete(NODES, "n2");
     world.api.delete(NODES, "n1");
     world.expect_of_nodes(&["-n1"]).await;
+    assert_eq!(world.requests_for_all_nodes(), requests);
 }
 
 #[tokio::test]
-async fn t18_a_need_that_ends_for_a_moment_costs_no_list() {
+async fn t18_a_need_that_ends_for_a_moment_forgets_nothing() {
     let mut world = with_nodes().await;
     world.other_nodes.send_replace(true);
     world.expect_of_nodes(&LISTED).await;
@@ -593,33 +675,232 @@ async fn t18_a_need_that_ends_for_a_moment_costs_no_list() {
         world.other_nodes.send_replace(true);
     }
     world.api.put(NODES, node("n4", "192.0.2.4"));
-    world.expect_of_nodes(&["+n4 [192.0.2.4]"]).await;
-    assert_eq!(world.requests_for_all_nodes(), 1);
+    assert_eq!(world.next_change_of_nodes().await, "+n4 [192.0.2.4]");
 }
 
 #[tokio::test]
-async fn t18_other_nodes_are_resumed_and_listed_as_everything_is() {
+async fn t18_a_list_of_other_nodes_that_fails_changes_nothing() {
     let mut world = with_nodes().await;
-    world.api.set_streams_lists(false);
     world.other_nodes.send_replace(true);
     world.expect_of_nodes(&LISTED).await;
-    // A lost version: a list, in which one is missing. This node's own follower lists again, too.
-    world.api.delete(NODES, "n2");
-    world.expect_of_nodes(&["-n2"]).await;
-    world.api.fault(&format!("{NODES}?watch=true"), Fault::Status(410));
-    world.api.end_watches();
-    world.faults_over().await;
-    world.api.delete(NODES, "n3");
-    let expect = ["-n3", "other nodes complete"];
-    let mut found = Vec::new();
-    while found.len() < expect.len() {
-        let next = world.next_of_nodes().await;
-        if next != "+n1 [192.0.2.1]" && next != "this node complete" && !next.starts_with("+n3") {
-            found.push(next);
-        }
+    for fault in [Fault::Status(500), Fault::Status(403), Fault::Stall] {
+        world.api.fault("includeObject", fault);
     }
-    found.sort();
-    assert_eq!(found, expect);
+    world.faults_over().await;
+    world.api.delete(NODES, "n2");
+    assert_eq!(world.next_change_of_nodes().await, "-n2");
+}
+
+fn node_with(name: &str, addresses: &[&str]) -> Value {
+    let address = |address: &&str| json!({"type": "InternalIP", "address": address});
+    let addresses: Vec<_> = addresses.iter().map(address).collect();
+    json!({"metadata": {"name": name}, "status": {"addresses": addresses}})
+}
+
+#[tokio::test]
+async fn f07_nodes_of_several_addresses_are_known_by_all_of_them() {
+    for dual in [true, false] {
+        let mut world = World::start(|api| {
+            let own: &[&str] = if dual {
+                &["192.0.2.1", "2001:db8::1"]
+            } else {
+                &["192.0.2.1"]
+            };
+            api.put(NODES, node_with("n1", own));
+            api.put(NODES, node_with("n2", &["192.0.2.2", "2001:db8::2"]));
+            // A first address of the other family tells the same.
+            let third = if dual { "192.0.2.3" } else { "2001:db8::3" };
+            api.put(NODES, node_with("n3", &[third, "192.0.2.33"]));
+            api.set_largest_page(2);
+        })
+        .await;
+        let (own, third) = if dual {
+            ("+n1 [192.0.2.1, 2001:db8::1]", "+n3 [192.0.2.3, 192.0.2.33]")
+        } else {
+            ("+n1 [192.0.2.1]", "+n3 [192.0.2.33, 2001:db8::3]")
+        };
+        world.expect_of_nodes(&[own, "this node complete"]).await;
+        world.other_nodes.send_replace(true);
+        let expect = ["+n2 [192.0.2.2, 2001:db8::2]", third, "other nodes complete"];
+        world.expect_of_nodes(&expect).await;
+        // A new one: at first by what the table tells, later by all.
+        world.api.put(NODES, node_with("n4", &["192.0.2.4", "192.0.2.44"]));
+        let mut next = world.next_change_of_nodes().await;
+        if next == "+n4 [192.0.2.4]" {
+            next = world.next_change_of_nodes().await;
+        }
+        assert_eq!(next, "+n4 [192.0.2.4, 192.0.2.44]");
+    }
+}
+
+#[tokio::test]
+async fn f07_a_server_that_makes_no_table_lists_objects() {
+    let mut world = World::start(|api| {
+        api.put(NODES, node("n1", "192.0.2.1"));
+        api.put(NODES, node_with("n2", &["192.0.2.2", "192.0.2.22"]));
+        api.set_makes_tables(false);
+    })
+    .await;
+    world.expect_of_nodes(&["+n1 [192.0.2.1]", "this node complete"]).await;
+    world.other_nodes.send_replace(true);
+    world
+        .expect_of_nodes(&["+n2 [192.0.2.2, 192.0.2.22]", "other nodes complete"])
+        .await;
+    // What cannot be read stays as it was.
+    let bad = json!({"metadata": {"name": "n2"}, "status": {"addresses": "none"}});
+    world.api.put(NODES, bad);
+    world.api.put(NODES, node("n3", "192.0.2.3"));
+    assert_eq!(world.next_change_of_nodes().await, "+n3 [192.0.2.3]");
+}
+
+/// Done-when 6 of issue 14: a list and a heartbeat of each Node were 13 KB.
+#[tokio::test]
+async fn f07_other_nodes_cost_less_than_a_hundredth() {
+    const NODES_OF_CLUSTER: usize = 1000;
+    const HEARTBEAT: Duration = Duration::from_secs(300);
+    let api = FakeApi::start().await.unwrap();
+    let mut all = 0;
+    for number in 0..NODES_OF_CLUSTER {
+        let mut node = node(
+            &format!("worker-{number}.example.com"),
+            &format!("10.0.{}.{}", number / 250, number % 250),
+        );
+        node["status"]["images"] = "x".repeat(13_000).into();
+        all += node.to_string().len();
+        api.put(NODES, node);
+    }
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let observer = CallObserver::new(move |call| {
+        let _ = tell.send(call.response_size.unwrap_or_default());
+    });
+    let default = Patience::default();
+    let once = Patience {
+        node_list_spread: Duration::ZERO,
+        ..default
+    };
+    let server = connect_with(&api.url(), once, observer).await;
+    let (sender, mut batches) = mpsc::channel(10_000);
+    let (_other_nodes, wanted) = watch::channel(true);
+    tokio::spawn(server.watch(sender, wanted));
+    timeout(LONG, async {
+        while !batches.recv().await.unwrap().contains(&Event::OtherNodesComplete) {}
+    })
+    .await
+    .unwrap();
+    let mut list = 0;
+    while let Ok(size) = told.try_recv() {
+        list += usize::try_from(size).unwrap();
+    }
+    println!("{list} bytes of {all}");
+    let a_second = |bytes: usize, every: Duration| bytes as f64 / every.as_secs_f64();
+    assert!(list < all / 40, "{list} bytes of {all}");
+    assert!(a_second(list, default.node_list_every) < a_second(all, HEARTBEAT) / 100.0);
+    let watches = |uri: &&String| uri.starts_with(NODES) && uri.contains("watch") && !uri.contains("fieldSelector");
+    assert_eq!(api.requests().iter().filter(watches).count(), 0);
+}
+
+#[tokio::test]
+async fn f14_a_refusal_at_the_start_does_not_turn_streamed_lists_off() {
+    for code in [401, 403, 429, 500, 503] {
+        let mut world = World::start(|api| {
+            api.put(SERVICES, service("a"));
+            api.fault(&format!("{SERVICES} sendInitialEvents"), Fault::Status(code));
+        })
+        .await;
+        world.expect(&["+a", "complete"]).await;
+        assert_eq!(world.requests(), ["stream", "stream"], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn f14_a_server_that_was_replaced_is_asked_again_what_it_can() {
+    let soon = Patience {
+        ask_again: Duration::from_millis(200),
+        ..patience()
+    };
+    let mut world = World::start_with(soon, |api| {
+        api.put(SERVICES, service("a"));
+        api.set_streams_lists(false);
+    })
+    .await;
+    world.expect(&["+a", "complete"]).await;
+    world.api.set_streams_lists(true);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    world.api.compact();
+    world.api.end_watches();
+    world.expect(&["+a", "complete"]).await;
+    assert_eq!(
+        world.requests(),
+        ["stream", "first page", "watch", "look", "watch", "stream"],
+        "{:?}",
+        world.api.requests()
+    );
+}
+
+/// A server that a backup of etcd was put into: `a` and `b` were there when it was made, `c` came later, `b` went.
+async fn restored(end: impl FnOnce(&FakeApi)) -> World {
+    let mut world = World::start(|api| {
+        api.put(SERVICES, service("a"));
+        api.put(SERVICES, service("b"));
+    })
+    .await;
+    world.expect(&["+a", "+b", "complete"]).await;
+    let backup = world.api.backup();
+    world.api.put(SERVICES, service("c"));
+    world.api.delete(SERVICES, "d/b");
+    world.api.put(SERVICES, service("c"));
+    world.expect(&["+c", "-b", "+c"]).await;
+    end(&world.api);
+    world.api.restore(backup);
+    world
+}
+
+#[tokio::test]
+async fn f13_a_restored_server_is_listed_anew() {
+    // A watch that breaks; and one that ends in order, and whose next one brings nothing.
+    let broken = |api: &FakeApi| api.fault(&format!("{SERVICES} watch=true"), Fault::Status(503));
+    let quiet = |_: &FakeApi| ();
+    for mut world in [restored(broken).await, restored(quiet).await] {
+        let found = world.until_complete().await;
+        assert_eq!(found, ["+a", "+b", "-c"].map(str::to_owned).into());
+        world.api.put(SERVICES, service("later"));
+        world.expect(&["+later"]).await;
+    }
+}
+
+#[tokio::test]
+async fn f13_a_version_that_goes_back_within_a_watch_leads_to_a_list() {
+    let event = |what: &str, object: Value| json!({"type": what, "object": object}).to_string();
+    let at = |name: &str, version: &str| {
+        let mut object = service(name);
+        object["metadata"]["resourceVersion"] = version.into();
+        object
+    };
+    for line in [
+        event("BOOKMARK", at("", "1")),
+        event("MODIFIED", at("a", "1")),
+        event("ADDED", at("old", "1")),
+        event("DELETED", at("a", "1")),
+        // Versions that fit, of objects that do not: events are missing.
+        event("MODIFIED", at("never-added", "900")),
+        event("DELETED", at("never-added", "900")),
+    ] {
+        let mut world = World::start(|api| {
+            api.put(SERVICES, service("a"));
+            api.put(SERVICES, service("a"));
+            api.fault(&format!("{SERVICES} resourceVersion="), Fault::Line(line.clone()));
+        })
+        .await;
+        world.expect(&["+a", "complete"]).await;
+        world.api.end_watches();
+        let mut found = world.until_complete().await;
+        // The state in the end is that of the list.
+        if found.remove("+never-added") {
+            assert!(found.remove("-never-added"), "{line}");
+        }
+        assert_eq!(found, ["+a".to_owned()].into(), "{line}");
+        assert_eq!(world.requests(), ["stream", "watch", "stream"], "{line}");
+    }
 }
 
 #[tokio::test]

@@ -53,6 +53,12 @@ pub enum Fault {
     PlainBookmark,
 }
 
+/// All objects at a version, as a backup of etcd has them.
+pub struct Backup {
+    version: u64,
+    collections: BTreeMap<String, Collection>,
+}
+
 /// The server. It ends when this is dropped.
 pub struct FakeApi {
     /// Where it listens.
@@ -73,13 +79,16 @@ struct State {
     faults: VecDeque<(String, Fault)>,
     streams_lists: bool,
     knows_cluster_ip: bool,
+    makes_tables: bool,
+    /// Who does not have it is answered 401.
+    token: Option<String>,
     /// Objects of a page at most, whatever a request asks for.
     largest_page: usize,
     /// Running watches of an older number end.
     generation: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Collection {
     objects: BTreeMap<String, Value>,
     history: Vec<(u64, &'static str, Value)>,
@@ -129,6 +138,8 @@ impl FakeApi {
             faults: VecDeque::new(),
             streams_lists: true,
             knows_cluster_ip: true,
+            makes_tables: true,
+            token: None,
             largest_page: usize::MAX,
             generation: 0,
         }));
@@ -185,6 +196,24 @@ impl FakeApi {
         state.compacted = state.version;
     }
 
+    /// Everything as it is now.
+    pub fn backup(&self) -> Backup {
+        let state = self.lock();
+        Backup {
+            version: state.version,
+            collections: state.collections.clone(),
+        }
+    }
+
+    /// Puts everything back, the version too, and ends all running watches in order.
+    pub fn restore(&self, backup: Backup) {
+        let mut state = self.lock();
+        state.version = backup.version;
+        state.collections = backup.collections;
+        drop(state);
+        self.end_watches();
+    }
+
     /// Ends all running watches in order.
     pub fn end_watches(&self) {
         let mut state = self.lock();
@@ -203,6 +232,16 @@ impl FakeApi {
     /// refused with 400.
     pub fn set_knows_cluster_ip(&self, yes: bool) {
         self.lock().knows_cluster_ip = yes;
+    }
+
+    /// The bearer token that requests need from now on.
+    pub fn set_token(&self, token: &str) {
+        self.lock().token = Some(token.to_owned());
+    }
+
+    /// Whether Nodes are listed as a table where a request wants that.
+    pub fn set_makes_tables(&self, yes: bool) {
+        self.lock().makes_tables = yes;
     }
 
     /// Sends no more objects in a page than so many.
@@ -275,21 +314,21 @@ async fn answer(
     let uri = request.uri().to_string();
     let path = request.uri().path().to_owned();
     let query = parameters(request.uri().query().unwrap_or_default());
-    if request.method() == Method::POST {
-        let body = request
-            .into_body()
-            .collect()
-            .await
-            .map(http_body_util::Collected::to_bytes)
-            .unwrap_or_default();
-        lock(&state)
-            .posted
-            .push((path, serde_json::from_slice(&body).unwrap_or_default()));
-        return Ok(whole(StatusCode::CREATED, &json!({})));
+    let accept = request.headers().get(http::header::ACCEPT);
+    let wants_table = accept.is_some_and(|value| value.as_bytes().windows(8).any(|text| text == b"as=Table"));
+    if let Some(token) = lock(&state).token.clone()
+        && request
+            .headers()
+            .get(http::header::AUTHORIZATION)
+            .is_none_or(|given| *given != format!("Bearer {token}"))
+    {
+        return Ok(status_with(401, "Unauthorized"));
     }
     let fault = {
         let mut state = lock(&state);
-        state.requests.push(uri.clone());
+        if request.method() != Method::POST {
+            state.requests.push(uri.clone());
+        }
         let at = state
             .faults
             .iter()
@@ -308,6 +347,18 @@ async fn answer(
         Some(Fault::Stall) => std::future::pending().await,
         _ => {}
     }
+    if request.method() == Method::POST {
+        let body = request
+            .into_body()
+            .collect()
+            .await
+            .map(http_body_util::Collected::to_bytes)
+            .unwrap_or_default();
+        lock(&state)
+            .posted
+            .push((path, serde_json::from_slice(&body).unwrap_or_default()));
+        return Ok(whole(StatusCode::CREATED, &json!({})));
+    }
     let selects_unknown = |state: &State| {
         let selector = query.get("fieldSelector").map_or("", String::as_str);
         !state.knows_cluster_ip && selector.contains("spec.clusterIP")
@@ -316,6 +367,9 @@ async fn answer(
         let state = lock(&state);
         if selects_unknown(&state) {
             return Ok(unknown_field());
+        }
+        if wants_table && state.makes_tables && path.ends_with("/nodes") {
+            return Ok(table(&state, &path));
         }
         return Ok(one(&state, &path).unwrap_or_else(|| list(&state, &path, &query)));
     }
@@ -410,6 +464,46 @@ fn list(state: &State, path: &str, query: &BTreeMap<String, String>) -> Response
         StatusCode::OK,
         &json!({"metadata": {"resourceVersion": state.version.to_string(), "continue": token}, "items": items}),
     )
+}
+
+/// Nodes as `kubectl get nodes -o wide` prints them (pkg/printers/internalversion/printers.go).
+fn table(state: &State, path: &str) -> Response<Body> {
+    let columns = [
+        "Name",
+        "Status",
+        "Roles",
+        "Age",
+        "Version",
+        "Internal-IP",
+        "External-IP",
+        "OS-Image",
+        "Kernel-Version",
+        "Container-Runtime",
+    ];
+    let row = |object: &Value| {
+        let of_type = |kind: &str| {
+            let addresses = object["status"]["addresses"].as_array().into_iter().flatten();
+            let mut of_type = addresses.filter(|address| address["type"] == kind);
+            of_type
+                .next()
+                .map_or(json!("<none>"), |address| address["address"].clone())
+        };
+        json!({"object": null, "cells": [
+            object["metadata"]["name"], "Ready", "<none>", "5d", "v1.37.2", of_type("InternalIP"), of_type("ExternalIP"),
+            "Debian GNU/Linux 13 (trixie)", "6.12.48+deb13-amd64", "containerd://2.1.4",
+        ]})
+    };
+    let objects = state
+        .collections
+        .get(path)
+        .into_iter()
+        .flat_map(|place| place.objects.values());
+    let definition = |name| json!({"name": name, "type": "string", "format": "", "description": "", "priority": 0});
+    let body = json!({
+        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": state.version.to_string()},
+        "columnDefinitions": columns.map(definition), "rows": objects.map(row).collect::<Vec<_>>(),
+    });
+    whole(StatusCode::OK, &body)
 }
 
 /// What a watch asked for.

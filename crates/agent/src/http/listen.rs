@@ -11,7 +11,8 @@ use tracing::warn;
 
 /// Wait until an address that cannot be bound is tried again: upstream's.
 pub(crate) const RETRY: Duration = Duration::from_secs(5);
-const BACKLOG: i32 = 128;
+/// As Go's programs: what the kernel allows (`net.core.somaxconn`, 4096 by default).
+const BACKLOG: i32 = 4096;
 
 /// Which packets a socket of an unspecified address takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

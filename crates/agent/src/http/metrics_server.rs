@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::net::TcpListener;
 
 use super::profile::answer_pprof;
+use super::room::Room;
 use super::zpages::{Flagz, Statusz, answer_page};
 use super::{Answer, JSON, TEXT, answer, not_found, serve};
 use crate::log::Verbosity;
@@ -31,12 +32,12 @@ pub(crate) struct MetricsServer {
 
 impl MetricsServer {
     /// Serves until it is dropped.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, room: Room) {
         let answer = move |request| {
             let server = Arc::clone(&self);
             async move { server.answer(request).await }
         };
-        serve(listener, answer).await;
+        serve(listener, room, answer).await;
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Answer {
@@ -142,6 +143,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use pprof::protos::{Message, Profile};
+    use prometheus_client::metrics::counter::Counter;
 
     use super::*;
     use crate::http::listen::{Families, insist, open};
@@ -188,7 +190,7 @@ mod tests {
         };
         let listener = open("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
         let at = listener.local_addr().unwrap();
-        tokio::spawn(Arc::new(server).serve(listener));
+        tokio::spawn(Arc::new(server).serve(listener, Room::new(Counter::default())));
         let text = |answer: (u16, Vec<u8>)| (answer.0, String::from_utf8(answer.1).unwrap());
 
         let set = ask(at, "PUT /debug/flags/v", "4").await;
@@ -271,7 +273,7 @@ mod tests {
         assert_eq!(server.paths(), ["/configz", "/healthz", "/metrics", "/proxyMode"]);
         let listener = open("127.0.0.1:0".parse().unwrap(), Families::Both).unwrap();
         let at = listener.local_addr().unwrap();
-        tokio::spawn(Arc::new(server).serve(listener));
+        tokio::spawn(Arc::new(server).serve(listener, Room::new(Counter::default())));
         for path in ["/flagz", "/statusz"] {
             assert_eq!(ask(at, &format!("GET {path}"), "").await.0, 404, "{path}");
         }

@@ -10,6 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use serde::Serialize;
 use tokio::net::TcpListener;
 
+use super::room::Room;
 use super::{Answer, JSON, answer, not_found, serve};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
@@ -52,12 +53,12 @@ struct Family {
 
 impl ProxyHealth {
     /// Serves until it is dropped.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, room: Room) {
         let answer = move |request: http::Request<hyper::body::Incoming>| {
             let answer = self.answer(request.uri().path(), Timestamp::now());
             std::future::ready(answer)
         };
-        serve(listener, answer).await;
+        serve(listener, room, answer).await;
     }
 
     fn answer(&self, path: &str, now: Timestamp) -> Answer {

@@ -23,6 +23,13 @@ const DRIFTED: [Labels; 6] = [
     &[("kind", "element")],
 ];
 
+/// Servers, in the order of [`Own::evicted`].
+const SERVERS: [Labels; 3] = [
+    &[("server", "healthz")],
+    &[("server", "metrics")],
+    &[("server", "health_check")],
+];
+
 /// Our own metrics.
 #[derive(Debug)]
 pub(crate) struct Own {
@@ -36,6 +43,8 @@ pub(crate) struct Own {
     drift: Each<Counter, 6>,
     pub(crate) disturbances: Counter,
     pub(crate) kernel_broken: Counter,
+    /// Connections that had to make way, of `/healthz`, `/metrics` and health-check node ports.
+    pub(crate) evicted: Each<Counter, 3>,
     pub(crate) rejections: Number,
     /// What the sync thread counted last.
     pub(crate) survey: ArcSwap<Survey>,
@@ -53,6 +62,7 @@ impl Own {
             drift: Each::new(DRIFTED, Counter::default),
             disturbances: Counter::default(),
             kernel_broken: Counter::default(),
+            evicted: Each::new(SERVERS, Counter::default),
             rejections: Number::default(),
             survey: ArcSwap::default(),
         }
@@ -104,6 +114,11 @@ impl Own {
             "kube_ipvs_drift_repaired_total",
             "Objects of kube-ipvs that somebody else removed, changed or added, by kind.",
             &self.drift,
+        )?;
+        page.put(
+            "kube_ipvs_http_connections_evicted_total",
+            "Connections that were ended, since their server, or their source's share of it, was full.",
+            &self.evicted,
         )?;
         page.put(
             "kube_ipvs_kernel_broken_total",

@@ -79,3 +79,16 @@ pub(super) fn node(name: ObjectName, doc: NodeDoc<'_>) -> Node {
         taints: spec.taints.iter().flatten().map(|taint| (*taint.key).into()).collect(),
     }
 }
+
+/// Has more than one address of a type.
+pub(super) fn has_several_addresses(doc: &NodeDoc<'_>) -> bool {
+    let listed = doc.status.as_ref().and_then(|status| status.addresses.as_deref());
+    let of_type = |kind: &str| {
+        listed
+            .iter()
+            .flat_map(|listed| listed.iter())
+            .filter(|address| address.kind == kind)
+            .count()
+    };
+    of_type("InternalIP") > 1 || of_type("ExternalIP") > 1
+}

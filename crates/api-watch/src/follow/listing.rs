@@ -1,0 +1,70 @@
+//! A list that comes in, and the parts of the API's answers.
+
+use std::borrow::Cow;
+
+use rustc_hash::FxHashSet;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use service_model::{Batch, Event, Kind, ObjectName};
+
+use crate::decode;
+
+/// An object of a list or a watch.
+pub(super) struct Item {
+    pub(super) name: ObjectName,
+    pub(super) version: String,
+    /// What the model hears of it.
+    pub(super) event: Event,
+}
+
+/// A list that comes in.
+#[derive(Default)]
+pub(super) struct Listing {
+    pub(super) batch: Batch,
+    pub(super) names: FxHashSet<ObjectName>,
+    /// It has an object whose name cannot be read: which ones are gone is not known.
+    pub(super) nameless: bool,
+}
+
+impl Listing {
+    pub(super) fn add(&mut self, item: Option<Item>) {
+        match item {
+            Some(item) => {
+                self.names.insert(item.name);
+                self.batch.push(item.event);
+            }
+            None => self.nameless = true,
+        }
+    }
+
+    /// It went while the list came in.
+    pub(super) fn remove(&mut self, kind: Kind, name: &ObjectName) {
+        if self.names.remove(name) {
+            self.batch.push(decode::deletion(kind, name.clone()));
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct WatchEvent<'a> {
+    #[serde(borrow, rename = "type")]
+    pub(super) what: Cow<'a, str>,
+    #[serde(borrow)]
+    pub(super) object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Page<'a> {
+    pub(super) metadata: PageMetadata,
+    #[serde(borrow)]
+    pub(super) items: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PageMetadata {
+    #[serde(default)]
+    pub(super) resource_version: String,
+    #[serde(default, rename = "continue")]
+    pub(super) next: String,
+}
