@@ -77,7 +77,7 @@ impl Claims {
                 });
                 Concerned::new()
             }
-            hash_map::Entry::Occupied(mut place) => place.get_mut().add(claim),
+            hash_map::Entry::Occupied(mut place) => place.get_mut().add(&claim),
         }
     }
 
@@ -108,17 +108,17 @@ impl Claims {
 }
 
 impl Place {
-    fn add(&mut self, claim: Claim) -> Concerned {
-        if claim == self.holder {
+    fn add(&mut self, claim: &Claim) -> Concerned {
+        if *claim == self.holder {
             return Concerned::new();
         }
-        if claim < self.holder {
+        if *claim < self.holder {
             let before = std::mem::replace(&mut self.holder, claim.clone());
             self.waiting.insert(before);
         } else if !self.waiting.insert(claim.clone()) {
             return Concerned::new();
         }
-        self.followers(&claim)
+        self.followers(claim)
     }
 
     /// The two that come after a claim: who is right before them, or whether that one holds the place, is all that they are

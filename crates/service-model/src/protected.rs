@@ -67,8 +67,8 @@ impl Protected {
     /// The addresses of which this one says otherwise than another.
     pub(crate) fn changed<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = &'a IpAddr> {
         let differ = |these: &'a Self, those: &'a Self| {
-            let is_other = move |(address, what): &(&IpAddr, &Box<str>)| those.addresses.get(*address) != Some(*what);
-            these.addresses.iter().filter(is_other).map(|(address, _)| address)
+            let keys = these.addresses.keys();
+            keys.filter(move |address| these.addresses.get(address) != those.addresses.get(address))
         };
         differ(self, other).chain(differ(other, self))
     }
