@@ -36,6 +36,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn start() -> ([SocketAddr; 3], Arc<Metrics>) {
     let ports = [free_port(), free_port(), free_port()];
     let progress = Arc::new(Progress::new());
+    progress.set_serving();
     let choice = Choice::as_requested(Mode::Iptables);
     let metrics = Arc::new(Metrics::new(choice, Arc::clone(&progress), Vec::new()));
     let check = HealthCheck {
