@@ -86,7 +86,9 @@ fn f03_f09_other_services_change_while_one_is_attacking() {
     let api = FakeApi::start_on_a_thread(&netns, ([127, 0, 0, 1], 0).into()).unwrap();
     api.put(SERVICES, service("victim", "10.96.0.7", 1, &json!({})));
     api.put(SLICES, slice("victim", 1, &pods(1, 1)));
-    let mut daemon = Daemon::start(&netns, &["--master", &api.url(), "--hostname-override", "n1"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run = format!("--run-dir={}", folder.path().display());
+    let mut daemon = Daemon::start(&netns, &["--master", &api.url(), "--hostname-override", "n1", &run]).unwrap();
     daemon.wait_until_serving().unwrap();
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut live, over) = (Vec::new(), AtomicBool::new(false));
