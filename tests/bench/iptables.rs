@@ -102,7 +102,7 @@ fn of_variant(services: u32) {
         if name == "full" {
             plane.adopt().unwrap();
         }
-        plane.commit(start).unwrap();
+        plane.commit(start, usize::MAX).unwrap();
         let took = start.elapsed();
         let runs = std::mem::take(&mut *runs.borrow_mut());
         let programs: Duration = runs.iter().map(|run| run.took).sum();

@@ -60,7 +60,7 @@ fn pods(net: u8, count: u8) -> Vec<String> {
 
 /// One turn of each attack.
 fn attack(api: &FakeApi, turn: u32) {
-    let odd = turn % 2 == 1;
+    let odd = !turn.is_multiple_of(2);
     // F2, F3: what a change of it costs goes with the third power of its ports, and it changes all the time.
     let insiders = json!({
         "annotations": {"turn": turn.to_string()},
@@ -71,10 +71,10 @@ fn attack(api: &FakeApi, turn: u32) {
     });
     api.put(SERVICES, service("insiders", "10.96.6.6", 2500, &insiders));
     // F9, F17: all real servers are others, with the scheduler that costs most.
-    if turn % 5 == 0 {
+    if turn.is_multiple_of(5) {
         let maglev = json!({"annotations": {"kube-ipvs.io/scheduler": "mh"}});
         api.put(SERVICES, service("flip", "10.96.6.7", 1000, &maglev));
-        let net = if turn % 10 == 0 { 66 } else { 67 };
+        let net = if turn.is_multiple_of(10) { 66 } else { 67 };
         api.put(SLICES, slice("flip", 1000, &pods(net, 20)));
     }
 }
