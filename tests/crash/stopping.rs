@@ -131,8 +131,8 @@ pub(crate) fn iptables(budget: &Budget) -> Result<IptablesPlane<StoppingPrograms
     Ok(IptablesPlane::new(programs, iptables::Settings::default()))
 }
 
-/// Ops in a share of a commit: few, so that a process is stopped between two of them, too.
-const SHARE: usize = 16;
+/// Ops in a share of a commit: all of them.
+const SHARE: usize = usize::MAX;
 
 /// kube-ipvs without its threads: what its sync thread does with events.
 pub(crate) struct Process<P> {
