@@ -131,9 +131,6 @@ pub(crate) fn iptables(budget: &Budget) -> Result<IptablesPlane<StoppingPrograms
     Ok(IptablesPlane::new(programs, iptables::Settings::default()))
 }
 
-/// Ops in a share of a commit: all of them.
-const SHARE: usize = usize::MAX;
-
 /// kube-ipvs without its threads: what its sync thread does with events.
 pub(crate) struct Process<P> {
     cluster: Cluster,
@@ -171,15 +168,10 @@ impl<P: Plane> Process<P> {
             self.plane.adopt()?;
             self.adopted = true;
         }
-        loop {
-            let Ok(report) = self.plane.commit(now, SHARE) else {
-                return Ok(false);
-            };
-            ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);
-            if !report.more {
-                break;
-            }
-        }
+        let Ok(report) = self.plane.commit(now, usize::MAX) else {
+            return Ok(false);
+        };
+        ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);
         while self.plane.next_background(now).is_some() {
             let Ok(report) = self.plane.background(now) else {
                 return Ok(false);

@@ -56,12 +56,7 @@ pub(crate) fn apply(scene: &Scene) -> Result<()> {
     ))?;
     scene.apply_folder(&overlay::write(scene, "base")?)?;
     scene.rolled_out(SYSTEM, "daemonset/kube-ipvs")?;
-    eventually(
-        "the proxy serves",
-        || Ok(scene.log("")),
-        |log| log.contains(" serving "),
-    )
-    .map(drop)
+    scene.serving()
 }
 
 /// The service account has what it needs, and no more.

@@ -28,7 +28,7 @@ pub(crate) fn image_swap(scene: &Scene) -> Result<()> {
     traffic::scale(scene, 3)?;
     install(scene, proxy, PLAIN)?;
     scene.rolled_out(SYSTEM, "daemonset/kube-proxy")?;
-    serving(scene)?;
+    scene.serving()?;
     let daemon_set = get(scene, "daemonset")?;
     ensure!(
         daemon_set.pointer("/spec") == expected.pointer("/spec"),
@@ -68,7 +68,7 @@ pub(crate) fn image_swap_configuration(scene: &Scene) -> Result<()> {
     let said = scene.log("--previous");
     ensure!(said.contains(CHANGED), "it did not say why it ended: {said}");
     life::scheduler(scene, "lc")?;
-    serving(scene)
+    scene.serving()
 }
 
 /// kubeadm 1.37 writes `mode: iptables` where nothing was said. It is obeyed, by the image that has iptables, and kubeadm
@@ -124,11 +124,6 @@ pub(crate) fn image_swap_uninstall(scene: &Scene) -> Result<()> {
         "the node is not as it was.\nbefore:\n{before:#?}\nafter:\n{after:#?}"
     );
     Ok(())
-}
-
-fn serving(scene: &Scene) -> Result<()> {
-    let said = || Ok(scene.log(""));
-    eventually("the proxy serves", said, |log| log.contains(" serving ")).map(drop)
 }
 
 /// Runs kubeadm's phase against the cluster.

@@ -135,6 +135,11 @@ impl Scene {
         })
     }
 
+    /// Waits until the proxy's pod says that it serves.
+    pub(crate) fn serving(&self) -> Result<()> {
+        eventually("the proxy serves", || Ok(self.log("")), |log| log.contains(" serving ")).map(drop)
+    }
+
     /// What the proxy's pod said, or with `--previous` the container before.
     pub(crate) fn log(&self, previous: &str) -> String {
         let words = [

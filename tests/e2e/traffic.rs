@@ -80,12 +80,7 @@ pub(crate) fn proxy_restart(scene: &Scene) -> Result<()> {
     under_load(scene, || {
         scene.kubectl(&format!("delete pod --namespace {SYSTEM} --selector k8s-app=kube-ipvs"))?;
         scene.rolled_out(SYSTEM, "daemonset/kube-ipvs")?;
-        eventually(
-            "the next one serves",
-            || Ok(scene.log("")),
-            |log| log.contains(" serving "),
-        )
-        .map(drop)
+        scene.serving()
     })
 }
 

@@ -19,7 +19,7 @@ impl Drop for Daemon {
     }
 }
 
-/// Starts the program with variables and a kubeconfig, and gives the first line that somebody asks a place.
+/// Starts the program with variables and a kubeconfig, and gives the first line of the request that arrives at a place.
 fn first_line(server: &str, place: &TcpListener, variables: &[(&str, &str)]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kubeconfig");

@@ -52,9 +52,9 @@ pub struct Patience {
     pub streamed_list: Duration,
     /// What the server could not do is asked for again with the first list after so long.
     pub ask_again: Duration,
-    /// Other Nodes are known for so long after nobody wants them any more.
+    /// How long other Nodes stay known after the last service with an external or load-balancer IP went.
     pub other_nodes: Duration,
-    /// Their first list comes within so long after somebody wants them.
+    /// The longest wait of their first list after the first such service came.
     pub node_list_spread: Duration,
     /// Their next list comes within half and one and a half of it.
     pub node_list_every: Duration,
@@ -155,7 +155,7 @@ async fn find(config: &ApiConfig) -> Result<(Config, Option<Proxy>), Error> {
     Ok((found, proxy))
 }
 
-/// The `proxy-url` of the current context's cluster. In its place is one that nobody uses, so that kube does not look for
+/// The `proxy-url` of the current context's cluster. In its place is one that is not used, so that kube does not look for
 /// one in the environment.
 fn take_proxy(file: &mut Kubeconfig) -> Option<String> {
     let context = file

@@ -49,7 +49,7 @@ struct Waiting {
 pub(crate) enum Turn {
     /// The service that wants it.
     Service(ObjectName),
-    /// Nobody wants it: its address, where it has one.
+    /// No service wants it: its address, where it has one.
     Address(Option<IpAddr>),
 }
 

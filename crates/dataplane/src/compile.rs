@@ -32,7 +32,7 @@ pub struct Compiled {
 pub enum Priority {
     /// `default/kubernetes`: what every other agent on the node needs to reach the API server.
     ApiServer,
-    /// A service of `kube-system` with port 53. Elsewhere the port makes nobody first (audit F9).
+    /// A service of `kube-system` with port 53. In other namespaces the port gives no priority (audit F9).
     Dns,
     /// Every other.
     Ordinary,

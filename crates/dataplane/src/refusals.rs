@@ -35,7 +35,7 @@ pub(crate) struct Refusals {
     background: BTreeSet<(Instant, Key)>,
     /// When virtual servers are tried again, by address.
     servers: FxHashMap<IpAddr, BTreeSet<(Instant, Key)>>,
-    /// One was made good, or given up, since somebody asked.
+    /// One was made good, or given up, since [`Refusals::take_freed`].
     freed: bool,
 }
 
@@ -55,7 +55,7 @@ impl Refusals {
         );
     }
 
-    /// It is due, and waits for something else that was refused: nobody has to look at it before then.
+    /// It is due, and waits for something else that was refused: it is looked at again after the shortest wait.
     pub(crate) fn postpone(&mut self, key: &Key, now: Instant) {
         if self.by_key.get(key).is_some_and(|refused| refused.retry_at <= now)
             && let Some(refused) = self.forget(key)

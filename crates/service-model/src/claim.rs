@@ -121,8 +121,7 @@ impl Place {
         self.followers(claim)
     }
 
-    /// The two that come after a claim: who is right before them, or whether that one holds the place, is all that they are
-    /// told.
+    /// The two claims that come after one: their rejections name the claim right before them, which may hold the place.
     fn followers(&self, claim: &Claim) -> Concerned {
         let after = (Bound::Excluded(claim), Bound::Unbounded);
         let holder = Some(&self.holder).filter(|holder| *holder > claim);

@@ -303,7 +303,7 @@ impl Faces {
         self.add_ports_but(service, address, kind, field, |_| None);
     }
 
-    /// All ports but those that somebody else needs.
+    /// All ports but the protected ones.
     fn add_ports_but<'a>(
         &mut self,
         service: &Service,

@@ -197,11 +197,11 @@ fn taken(service: &Service, face: &Face, claims: &Claims) -> Option<String> {
     }
 }
 
-/// Rejections of one service that are told.
+/// Rejections of one service that a program has.
 const TOLD: usize = 10;
 
 impl Program {
-    /// What is wrong a thousand times is told ten times.
+    /// Keeps the first ones, and a last one that gives the number of the rest.
     fn shorten_rejections(&mut self) {
         self.more_rejections = self.rejections.len().saturating_sub(TOLD);
         let mut rest = self.rejections.drain(TOLD.min(self.rejections.len())..);

@@ -117,18 +117,22 @@ fn settle(plane: &mut DataPlane<FakeKernel>) {
         if plane.commit(now).is_err() {
             plane.adopt().expect("the fake kernel can be read");
         }
-        while plane.ledger().next_background(now).is_some_and(|at| at <= now) {
-            plane.commit_addresses(now).expect("nothing stops here");
-        }
-        plane.look_at_drains(now).expect("the fake kernel can be read");
-        let rests = plane.ledger().next_retry().is_none()
-            && plane.ledger().next_background(now).is_none()
-            && plane.ledger().draining() == 0;
-        if rests && plane.plan(now).is_empty() {
+        if rests(plane, now) {
             return;
         }
     }
     panic!("never at rest: {:?}", plane.plan(now));
+}
+
+/// Does what is done beside commits. True where nothing is left to be done, now or later.
+fn rests(plane: &mut DataPlane<FakeKernel>, now: Instant) -> bool {
+    while plane.ledger().next_background(now).is_some_and(|at| at <= now) {
+        plane.commit_addresses(now).expect("nothing stops here");
+    }
+    plane.look_at_drains(now).expect("the fake kernel can be read");
+    let ledger = plane.ledger();
+    let waits = ledger.next_retry().or(ledger.next_background(now));
+    waits.is_none() && ledger.draining() == 0 && plane.plan(now).is_empty()
 }
 
 /// The state that an undisturbed start on an empty node reaches.

@@ -66,19 +66,10 @@ impl Ledger {
     fn sort_into_agenda(&mut self, staged: &[Key], now: Instant) {
         let mut settled = Vec::new();
         for key in staged {
-            let op = match self.op(key, now) {
-                Some(placed) => placed.op,
-                None => {
-                    settled.push(*key);
-                    continue;
-                }
-            };
-            if self.waits(key, now) {
-                self.park(*key, now);
+            let Some(Placed { op, .. }) = self.due(*key, now, &mut settled) else {
                 continue;
-            }
+            };
             match (op, key.virtual_server()) {
-                (op, _) if self.must_rest(&op) => drop(self.resting.insert(*key)),
                 (Op::Vip(VipCommand::AddAddress(_)), _) => settled.push(*key),
                 (Op::Vip(VipCommand::AddRoute(ip)), _) => self.agenda.add_route(ip),
                 (_, Some(server)) => {
@@ -98,29 +89,27 @@ impl Ledger {
         self.settle(&settled);
     }
 
-    /// Sorts keys whose turn it is into what is to be done and what needs nothing any more.
+    /// The ops of keys whose turn it is, as far as they are still to be done.
     fn place(&mut self, keys: Vec<Key>, now: Instant, placed: &mut Vec<Placed>, settled: &mut Vec<Key>) {
-        for key in keys {
-            match self.op(&key, now) {
-                None => settled.push(key),
-                Some(Placed {
-                    op: Op::Vip(VipCommand::AddAddress(_)),
-                    ..
-                }) => settled.push(key),
-                Some(_) if self.waits(&key, now) => self.park(key, now),
-                Some(found) if self.must_rest(&found.op) => drop(self.resting.insert(key)),
-                Some(found) => placed.push(found),
-            }
+        placed.extend(keys.into_iter().filter_map(|key| self.due(key, now, settled)));
+    }
+
+    /// The op of a key that may be tried now. One that needs no op is settled, one that must wait is set aside.
+    fn due(&mut self, key: Key, now: Instant, settled: &mut Vec<Key>) -> Option<Placed> {
+        let Some(found) = self.op(&key, now) else {
+            settled.push(key);
+            return None;
+        };
+        if self.waits(&key, now) {
+            self.refused.postpone(&key, now);
+            self.parked.insert(key);
+            return None;
         }
-    }
-
-    fn must_rest(&self, op: &Op) -> bool {
-        matches!(op, Op::Flows(_)) && self.rest_until.is_some()
-    }
-
-    fn park(&mut self, key: Key, now: Instant) {
-        self.refused.postpone(&key, now);
-        self.parked.insert(key);
+        if matches!(found.op, Op::Flows(_)) && self.rest_until.is_some() {
+            self.resting.insert(key);
+            return None;
+        }
+        Some(found)
     }
 
     /// At most `limit` addresses to be added to `kube-ipvs0`.

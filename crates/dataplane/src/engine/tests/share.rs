@@ -16,21 +16,14 @@ fn settle_in_shares(plane: &mut DataPlane<FakeKernel>, ops: usize) {
             shares += 1;
             assert!(shares < 10_000, "shares without end");
         }
-        while plane.ledger().next_background(now).is_some_and(|at| at <= now) {
-            plane.commit_addresses(now).expect("nothing stops here");
-        }
-        plane.look_at_drains(now).expect("the fake kernel can be read");
-        let rests = plane.ledger().next_retry().is_none()
-            && plane.ledger().next_background(now).is_none()
-            && plane.ledger().draining() == 0;
-        if rests && plane.plan(now).is_empty() {
+        if rests(plane, now) {
             return;
         }
     }
     panic!("never at rest: {:?}", plane.plan(now));
 }
 
-/// The virtual servers of a world with the endpoints of each, without those that nobody serves.
+/// The virtual servers of a world with the endpoints of each, those that have none included.
 fn servers(world: &World) -> Vec<(VirtualServer, Vec<SocketAddr>)> {
     let mut plane = plane_with(FakeKernel::new(), world);
     plane.adopt().expect("the fake kernel can be read");

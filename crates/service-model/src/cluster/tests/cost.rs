@@ -209,7 +209,7 @@ fn f02_programs_are_linear_in_rejections() {
     });
 }
 
-/// Whoever joins or leaves those who wait for a place concerns nobody but who comes right after.
+/// A claim that joins or leaves those that wait for a place concerns the next ones alone.
 #[test]
 fn f33_a_place_that_many_want_concerns_few() {
     let wants = |number: u16, created| Service {

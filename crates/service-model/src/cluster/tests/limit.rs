@@ -72,7 +72,7 @@ fn f09_the_places_of_a_service_that_is_too_large_are_counted_not_made() {
         assert_eq!(cluster.program(&name(1)).frontends, []);
     });
     assert!(steps < 50_000, "{steps}");
-    // Its cluster IP is nobody else's meanwhile.
+    // No other service may have its cluster IP meanwhile.
     let thief = Service {
         external_ips: vec![ExternalIp {
             position: 0,
