@@ -297,7 +297,8 @@ impl<P: Plane> Sync<P> {
             true => self.plane.next_background(now),
             false => None,
         };
-        let staged = (self.serving && self.is_due()).then_some(self.not_before);
+        // The first commit, too, may be of several shares, or be tried again.
+        let staged = (self.is_due() && (self.serving || self.may_start(now))).then_some(self.not_before);
         let when_allowed = |at: Option<Instant>| at.filter(|_| self.serving).map(|at| at.max(self.not_before));
         let retry = when_allowed(self.plane.next_retry());
         let look = when_allowed(self.plane.next_look());

@@ -202,6 +202,17 @@ fn f03_a_round_computes_each_object_once_and_then_commits() {
     assert!(!world.sync.is_due());
 }
 
+/// The first picture may be more than a share: the next one must not wait for a batch that does not come.
+#[test]
+fn f09_a_start_of_several_shares_goes_on_at_once() {
+    let mut world = World::new(&manifests(&[[1].into()], 8), Duration::ZERO);
+    let now = Instant::now();
+    for serving in [true, false] {
+        (world.sync.serving, world.sync.more, world.sync.not_before) = (serving, true, now);
+        assert_eq!(world.sync.pause(now), Some(Duration::ZERO), "{serving}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
