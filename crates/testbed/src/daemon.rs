@@ -25,7 +25,15 @@ pub fn binary() -> PathBuf {
 /// A running kube-ipvs. It is killed when this is dropped.
 pub struct Daemon {
     child: Child,
-    said: Arc<(Mutex<Vec<String>>, Condvar)>,
+    said: Arc<(Mutex<Said>, Condvar)>,
+}
+
+/// What came from standard error.
+#[derive(Default)]
+struct Said {
+    lines: Vec<String>,
+    /// Nothing more comes.
+    whole: bool,
 }
 
 impl Daemon {
@@ -59,14 +67,18 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         let mut child = netns.spawn(command)?;
-        let said = Arc::new((Mutex::new(Vec::new()), Condvar::new()));
+        let said = Arc::new((Mutex::new(Said::default()), Condvar::new()));
         let stderr = child.stderr.take().context("no pipe")?;
-        let lines = Arc::clone(&said);
+        let reader = Arc::clone(&said);
         thread::spawn(move || {
+            let note = |change: &dyn Fn(&mut Said)| {
+                change(&mut reader.0.lock().unwrap_or_else(PoisonError::into_inner));
+                reader.1.notify_all();
+            };
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-                lines.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-                lines.1.notify_all();
+                note(&|said| said.lines.push(line.clone()));
             }
+            note(&|said| said.whole = true);
         });
         Ok(Self { child, said })
     }
@@ -76,17 +88,28 @@ impl Daemon {
         self.child.id()
     }
 
-    /// Its status, where it ended by itself.
+    /// Its status, if it has ended. All that it said has been read then.
     ///
     /// # Errors
     /// It cannot be asked for.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+        let Some(status) = self.child.try_wait()? else {
+            return Ok(None);
+        };
+        let said = self.said.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A process that it started may hold the pipe for longer.
+        drop(
+            self.said
+                .1
+                .wait_timeout_while(said, Duration::from_secs(2), |said| !said.whole),
+        );
+        Ok(Some(status))
     }
 
     /// What it said so far, on standard error.
     pub fn said(&self) -> Vec<String> {
-        self.said.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let said = self.said.0.lock().unwrap_or_else(PoisonError::into_inner);
+        said.lines.clone()
     }
 
     /// Waits until it has said something that contains the text, after the first `from` lines. Returns the line.
@@ -96,18 +119,18 @@ impl Daemon {
     pub fn wait_for(&mut self, from: usize, text: &str) -> Result<String> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
-            let ended = self.child.try_wait()?;
-            let lines = self.said.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(line) = lines.iter().skip(from).find(|line| line.contains(text)) {
+            let ended = self.ended()?;
+            let said = self.said.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(line) = said.lines.iter().skip(from).find(|line| line.contains(text)) {
                 return Ok(line.clone());
             }
             if ended.is_some() || Instant::now() >= deadline {
                 bail!(
                     "kube-ipvs did not say {text:?}; ended: {ended:?}; it said:\n{}",
-                    lines.join("\n")
+                    said.lines.join("\n")
                 );
             }
-            drop(self.said.1.wait_timeout(lines, Duration::from_millis(200)));
+            drop(self.said.1.wait_timeout(said, Duration::from_millis(200)));
         }
     }
 
@@ -131,7 +154,7 @@ impl Daemon {
         rustix::process::kill_process(id, rustix::process::Signal::TERM)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
-            if let Some(status) = self.child.try_wait()? {
+            if let Some(status) = self.ended()? {
                 return Ok((status, self.said()));
             }
             if Instant::now() >= deadline {
