@@ -21,9 +21,6 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 /// `struct genlmsghdr`: command, version, two reserved bytes.
 const GENL_HEADER: usize = 4;
 
-/// How often an interrupted list is asked for again.
-const DUMP_TRIES: usize = 5;
-
 /// The IPVS tables of the network namespace in which it was opened.
 #[derive(Debug)]
 pub struct Ipvs {
@@ -207,26 +204,16 @@ impl Ipvs {
         put: impl Fn(&mut Vec<u8>),
         decode: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        for _ in 0..DUMP_TRIES {
-            let mut all = Vec::new();
-            let request = |buffer: &mut Vec<u8>| {
-                header(buffer, command);
-                put(buffer);
-            };
-            let done = self.socket.dump(self.family, request, |_, payload| {
-                all.extend(decode(behind_header(payload)));
-            });
-            match done {
-                Ok(()) => return Ok(all),
-                Err(TransportError::Interrupted) => {}
-                Err(TransportError::Refused(source)) => return Err(Error::Refused { operation, source }),
-                Err(source) => return Err(Error::Transport { operation, source }),
-            }
-        }
-        Err(Error::Transport {
-            operation,
-            source: TransportError::Interrupted,
-        })
+        let request = |buffer: &mut Vec<u8>| {
+            header(buffer, command);
+            put(buffer);
+        };
+        self.socket
+            .list(self.family, request, |payload| decode(behind_header(payload)))
+            .map_err(|error| match error {
+                TransportError::Refused(source) => Error::Refused { operation, source },
+                source => Error::Transport { operation, source },
+            })
     }
 }
 

@@ -280,24 +280,11 @@ impl Vips {
         filter: &impl Emitable,
         decode: impl Fn(&[u8]) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
-        for _ in 0..5 {
-            let mut all = Vec::new();
-            match self.socket.dump(
-                kind,
-                |buffer| emit(buffer, filter),
-                |_, payload| all.extend(decode(payload)),
-            ) {
-                Ok(()) => return Ok(all),
-                Err(TransportError::Interrupted) => {}
-                // A namespace without a single IPv6 route may not know the table.
-                Err(TransportError::Refused(error)) if error.errno == libc::ENOENT => return Ok(all),
-                Err(source) => return Err(Error::Transport { operation, source }),
-            }
+        match self.socket.list(kind, |buffer| emit(buffer, filter), decode) {
+            // A namespace without a single IPv6 route may not know the table.
+            Err(TransportError::Refused(error)) if error.errno == libc::ENOENT => Ok(Vec::new()),
+            listed => listed.map_err(|source| Error::Transport { operation, source }),
         }
-        Err(Error::Transport {
-            operation,
-            source: TransportError::Interrupted,
-        })
     }
 }
 

@@ -8,6 +8,7 @@ use netlink_sys::{Socket as Raw, SocketAddr};
 use crate::attribute::{Attributes, align, array};
 use crate::batch::{Batch, HEADER};
 use crate::error::{KernelError, TransportError};
+use crate::whole::whole;
 
 // linux/netlink.h
 const NLMSG_NOOP: u16 = 1;
@@ -235,6 +236,23 @@ impl Socket {
                 }
             }
         }
+    }
+
+    /// The same as a value, of what `decode` makes of each message; a list that a change interrupts is asked for again.
+    ///
+    /// # Errors
+    /// As [`dump`](Self::dump), where five lists in a row were interrupted.
+    pub fn list<T, D: IntoIterator<Item = T>>(
+        &mut self,
+        message_type: u16,
+        payload: impl Fn(&mut Vec<u8>),
+        decode: impl Fn(&[u8]) -> D,
+    ) -> Result<Vec<T>, TransportError> {
+        whole(|| {
+            let mut all = Vec::new();
+            self.dump(message_type, &payload, |_, message| all.extend(decode(message)))?;
+            Ok(all)
+        })
     }
 
     /// One request with one answer that is a message. `None` where the kernel only acknowledges.
