@@ -18,16 +18,22 @@ pub fn parse_ip(text: &str) -> Option<IpAddr> {
 /// 96; one that is shorter than 96 bits is none: it holds all of IPv4, which is never meant by this form. Go reads it as a range
 /// of IPv6 alone, which no packet is in.
 pub fn parse_cidr(text: &str) -> Option<IpNet> {
+    let net = parse_cidr_as_written(text)?;
+    let short = matches!(net.addr(), IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some());
+    (!short).then(|| net.trunc())
+}
+
+/// The same with host bits, as Go reads it: an IPv4-mapped range that is shorter than 96 bits is one of IPv6.
+pub fn parse_cidr_as_written(text: &str) -> Option<IpNet> {
     let (address, length) = text.split_once('/')?;
     let length: u8 = decimal(length)?;
-    let net = match literal(address)? {
-        IpAddr::V4(ip) => Ipv4Net::new(ip, length).ok()?.into(),
-        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
-            Some(ip) => Ipv4Net::new(ip, length.checked_sub(MAPPED)?).ok()?.into(),
-            None => IpNet::from(Ipv6Net::new(ip, length).ok()?),
+    match literal(address)? {
+        IpAddr::V4(ip) => Ipv4Net::new(ip, length).ok().map(IpNet::from),
+        IpAddr::V6(ip) => match (ip.to_ipv4_mapped(), length.checked_sub(MAPPED)) {
+            (Some(ip), Some(length)) => Ipv4Net::new(ip, length).ok().map(IpNet::from),
+            _ => Ipv6Net::new(ip, length).ok().map(IpNet::from),
         },
-    };
-    Some(net.trunc())
+    }
 }
 
 fn literal(text: &str) -> Option<IpAddr> {

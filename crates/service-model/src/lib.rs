@@ -29,7 +29,7 @@ mod source_range;
 mod step;
 mod unreadable;
 
-pub use address::{parse_cidr, parse_ip};
+pub use address::{parse_cidr, parse_cidr_as_written, parse_ip};
 pub use arrival::{Arrivals, Pending};
 pub use backlog::Backlog;
 pub use cluster::Cluster;

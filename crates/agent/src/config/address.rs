@@ -1,42 +1,18 @@
-//! Addresses as Go's and Kubernetes' parsers take them: `ParseIPSloppy`, `ParseCIDRSloppy`, `net.SplitHostPort`.
+//! Addresses as Go's and Kubernetes' parsers take them: those of `service-model`, and what `net.SplitHostPort` takes.
 
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
+use service_model::{parse_cidr_as_written, parse_ip};
 
-/// An address; the numbers of an IPv4 one may have zeros in front, which mean nothing.
+/// An address ([`parse_ip`]).
 pub(crate) fn ip(text: &str) -> Option<IpAddr> {
-    if is_ipv6(text) {
-        // Go knows no zones here, and neither does Rust's parser. To Go an IPv4-mapped address is the IPv4 one.
-        return text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
-    }
-    let numbers: Vec<_> = text.split('.').map(without_zeros).collect();
-    numbers.join(".").parse().ok()
+    parse_ip(text)
 }
 
-/// A CIDR, with bits of a host or without. An IPv4-mapped one of 96 bits or more is the IPv4 one, as to Go (`net.IPNet`).
+/// A CIDR, with bits of a host or without ([`parse_cidr_as_written`]).
 pub(crate) fn cidr(text: &str) -> Option<IpNet> {
-    let (address, length) = text.split_once('/')?;
-    if length.starts_with('+') {
-        return None;
-    }
-    let length: u8 = length.parse().ok()?;
-    match (ip(address)?, length.checked_sub(96)) {
-        (address @ IpAddr::V4(_), Some(length)) if is_ipv6(text) => IpNet::new(address, length).ok(),
-        (IpAddr::V4(address), None) if is_ipv6(text) => IpNet::new(address.to_ipv6_mapped().into(), length).ok(),
-        (address, _) => IpNet::new(address, length).ok(),
-    }
-}
-
-fn is_ipv6(text: &str) -> bool {
-    text.contains(':')
-}
-
-fn without_zeros(number: &str) -> &str {
-    match number.trim_start_matches('0') {
-        "" if !number.is_empty() => "0",
-        rest => rest,
-    }
+    parse_cidr_as_written(text)
 }
 
 /// Host and port of `host:port` or `[host]:port`, neither of which is looked at.
@@ -64,7 +40,7 @@ pub(crate) fn port_number(text: &str) -> Option<u16> {
 /// An address without a port gets one; everything else is left to validation.
 pub(crate) fn with_port(text: &str, port: i32) -> String {
     match (split_host_port(text), ip(text)) {
-        (None, Some(_)) if is_ipv6(text) => format!("[{text}]:{port}"),
+        (None, Some(_)) if text.contains(':') => format!("[{text}]:{port}"),
         (None, Some(_)) => format!("{text}:{port}"),
         _ => text.to_owned(),
     }
@@ -78,6 +54,9 @@ mod tests {
     fn addresses_with_zeros_in_front() {
         assert_eq!(ip("010.000.0.09"), "10.0.0.9".parse().ok());
         assert_eq!(ip("fd00::1"), "fd00::1".parse().ok());
+        // Of two parsers one took neither of these, where kube-proxy does.
+        assert_eq!(ip("fd00::00001"), "fd00::1".parse().ok());
+        assert_eq!(ip("::ffff:010.0.0.1"), "10.0.0.1".parse().ok());
         for wrong in ["", "10.0.0", "10.0.0.", "10.0.0.256", "fe80::1%lo", "a"] {
             assert_eq!(ip(wrong), None, "{wrong}");
         }
