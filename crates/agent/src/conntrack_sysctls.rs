@@ -62,10 +62,18 @@ fn sysctl(name: &'static str, value: u64) -> Sysctl {
     }
 }
 
-/// `None` = left alone.
+/// `None` = left alone. Where the processors ask for more than the most, that is what counts, whatever `min` says (Kubernetes
+/// 1.37, pkg/proxy/conntrack/sysctls.go, `getConntrackMax`).
 fn entries(settings: ConntrackSettings, processors: u64) -> Option<u64> {
-    let by_processors = u64::from(settings.max_per_core).checked_mul(processors)?.min(MOST);
-    (settings.max_per_core > 0).then(|| by_processors.max(settings.min.into()))
+    if settings.max_per_core == 0 {
+        return None;
+    }
+    let by_processors = u64::from(settings.max_per_core).saturating_mul(processors);
+    Some(if by_processors > MOST {
+        MOST
+    } else {
+        by_processors.max(settings.min.into())
+    })
 }
 
 /// Gives the table a place for every few entries, where it has fewer.
@@ -141,7 +149,9 @@ mod tests {
         check(32_768, 131_072, 2, Some(131_072));
         check(32_768, 131_072, 8, Some(262_144));
         check(32_768, 131_072, 256, Some(MOST));
-        check(32_768, 2_000_000, 256, Some(2_000_000));
+        check(32_768, 2_000_000, 256, Some(MOST));
+        check(32_768, 2_000_000, 32, Some(2_000_000));
+        check(u32::MAX, 0, u64::MAX, Some(MOST));
         check(1, 0, 3, Some(3));
         // 0 = left alone, and then the least number, too.
         check(0, 131_072, 8, None);
