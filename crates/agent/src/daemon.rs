@@ -143,7 +143,8 @@ fn serve<P: Plane + Send + 'static>(
                 served.await.map(|()| match choice.effective {
                     Mode::Ipvs if deny_exec => host_rules::tell_leftovers(),
                     Mode::Ipvs => host_rules::start_removal(forward, bit),
-                    Mode::Iptables => leave_ipvs(),
+                    // A large table takes netlink seconds.
+                    Mode::Iptables => aside(leave_ipvs),
                 })
             });
         }
@@ -360,4 +361,30 @@ fn require_ipvs() -> Result<()> {
             error.into()
         }
     })
+}
+/// Does what blocks in a thread of its own: the runtime's one thread answers probes and follows the API meanwhile.
+fn aside(work: impl FnOnce() + Send + 'static) {
+    drop(tokio::task::spawn_blocking(work));
+}
+
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::aside;
+
+    #[test]
+    fn f31_what_blocks_does_not_block_the_runtime() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (answer, question) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        runtime.block_on(async {
+            // It ends only where another task of the runtime runs meanwhile.
+            aside(move || tell.send(question.recv_timeout(Duration::from_secs(10))).unwrap());
+            tokio::spawn(async move { answer.send(()).unwrap() }).await.unwrap();
+        });
+        assert_eq!(told.recv().unwrap(), Ok(()));
+    }
 }
