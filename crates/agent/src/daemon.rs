@@ -35,7 +35,7 @@ use crate::progress::Progress;
 use crate::servers::Servers;
 use crate::settings::{LocalhostNodePorts, Settings, Source};
 use crate::start;
-use crate::sync::{Channels, Readers, Sync};
+use crate::sync::{Channels, Readers, Sync, Upkeep};
 
 /// Batches between the API side and the sync thread. When it is full the API side waits.
 const CHANNEL: usize = 1024;
@@ -148,7 +148,7 @@ fn serve<P: Plane + Send + 'static>(
                 })
             });
         }
-        let sync = Sync::new(settings.model, plane, channels, settings.periods);
+        let sync = Sync::new(settings.model, plane, channels, settings.periods).with_upkeep(upkeep);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
             .name("sync".into())
@@ -177,6 +177,10 @@ fn serve<P: Plane + Send + 'static>(
             _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
             changed = config_changed => {
                 changed.context("watch the configuration file")?;
+        let upkeep = match &choice {
+            Some(choice) => start::upkeep(&settings, choice.effective),
+            None => Upkeep::of_nothing(),
+        };
                 // kube-proxy's words, which its operators look for.
                 bail!("content of the proxy server's configuration file was updated");
             }

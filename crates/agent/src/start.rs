@@ -14,6 +14,7 @@ use crate::host_rules;
 use crate::mode::Mode;
 use crate::settings::{IpvsTimeouts, Settings};
 use crate::start_settings::StartSettings;
+use crate::sync::Upkeep;
 
 /// What every mode needs. Returns what is to be told as an event on the Node: nothing depends on it.
 ///
@@ -60,6 +61,17 @@ pub(crate) fn iptables(settings: &Settings) {
     {
         warn!(error = format!("{error:#}"), "NodePorts do not answer on 127.0.0.1");
     }
+}
+
+/// The sysctls that a mode depends on while it serves, and which the daemon therefore keeps as they are. Sizes and times of
+/// the connection tracker are not among them: they are the operator's once the node runs, and nothing breaks by them.
+pub(crate) fn upkeep(settings: &Settings, mode: Mode) -> Upkeep {
+    let wanted = match mode {
+        Mode::Ipvs => sysctl::required(settings.strict_arp),
+        Mode::Iptables if settings.localhost_node_ports() => vec![sysctl::ROUTE_LOCALNET],
+        Mode::Iptables => Vec::new(),
+    };
+    Upkeep::of(wanted, settings.old_sysctls.clone())
 }
 
 /// `--init-only`: all of it, and the accepts in the host's iptables, which the daemon has a command of its own for.

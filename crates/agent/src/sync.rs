@@ -7,6 +7,7 @@
 mod pace;
 mod telemetry;
 mod voice;
+mod upkeep;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use pace::Pace;
 pub(crate) use telemetry::Readers;
 use telemetry::Telemetry;
 use voice::Voice;
+pub(crate) use upkeep::Upkeep;
 
 /// How long a missing Node object, or those of other nodes, hold up the first commit (L2).
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
@@ -98,6 +100,7 @@ pub(crate) struct Sync<P: Plane> {
     cluster: Cluster,
     plane: P,
     batches: Receiver<Batch>,
+    upkeep: Upkeep,
     heard: Heard<P::Picture>,
     voice: Voice,
     telemetry: Telemetry,
@@ -150,6 +153,7 @@ impl<P: Plane> Sync<P> {
             cluster: Cluster::new(config),
             plane,
             batches,
+            upkeep: Upkeep::of_nothing(),
             heard,
             other_nodes,
             periods,
@@ -171,6 +175,11 @@ impl<P: Plane> Sync<P> {
     }
 
     /// Runs until the senders of batches are gone.
+    /// Has sysctls looked at with every audit.
+    pub(crate) fn with_upkeep(self, upkeep: Upkeep) -> Self {
+        Self { upkeep, ..self }
+    }
+
     ///
     /// # Errors
     /// Where the thread's timer cannot be made.
@@ -274,12 +283,14 @@ impl<P: Plane> Sync<P> {
         debug!(microseconds = look.took.as_micros(), "audit");
         self.telemetry.audited(look.took);
         if let (Some(picture), true) = (look.picture, taken) {
-            let drift = self.plane.audited(&picture);
+        let mut drift = Drift::default();
+            drift = self.plane.audited(&picture);
             debug!(microseconds = now.elapsed().as_micros(), "audit compared");
-            self.tell_drift(drift);
             self.must_repair |= !drift.is_empty();
         }
     }
+        drift.sysctls = self.upkeep.repair();
+        self.tell_drift(drift);
 
     fn tell_drift(&self, drift: Drift) {
         if !drift.is_empty() {

@@ -21,6 +21,8 @@ pub struct Drift {
     pub tables: usize,
     /// Elements of tables that stand.
     pub elements: usize,
+    /// Sysctls that the mode in use depends on.
+    pub sysctls: usize,
 }
 
 impl Drift {
@@ -52,6 +54,7 @@ impl fmt::Display for Drift {
             (self.addresses, "address"),
             (self.tables, "table"),
             (self.elements, "element"),
+            (self.sysctls, "sysctl"),
         ];
         let plural = |(count, name): (usize, &str)| match (count, name) {
             (1, _) => format!("1 {name}"),
@@ -106,8 +109,9 @@ mod tests {
             virtual_servers: 1,
             addresses: 2,
             elements: 3,
+            sysctls: 1,
             ..Drift::default()
         };
-        assert_eq!(drift.to_string(), "1 virtual server, 2 addresses, 3 elements");
+        assert_eq!(drift.to_string(), "1 virtual server, 2 addresses, 3 elements, 1 sysctl");
     }
 }

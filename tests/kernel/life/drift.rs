@@ -78,6 +78,34 @@ fn what_others_change_is_repaired() {
     }
 }
 
+/// `sysctl --system`, a tuning daemon, a person: without `vs/conntrack` masqueraded connections to VIPs go astray.
+#[test]
+fn f08_sysctls_that_others_change_come_back() {
+    let world = World::new().unwrap();
+    let manifests = examples();
+    let node = &world.node;
+    let flags = ["--ipvs-sync-period=1s", "--ipvs-strict-arp", &run_dir(&manifests)];
+    let mut daemon = start(node, manifests.path(), &flags);
+    for (name, wanted, other) in [
+        ("net/ipv4/vs/conntrack", "1", "0"),
+        ("net/ipv4/vs/expire_nodest_conn", "1", "0"),
+        ("net/ipv4/vs/expire_quiescent_template", "1", "0"),
+        ("net/ipv4/ip_forward", "1", "0"),
+        ("net/ipv4/conf/all/arp_ignore", "1", "0"),
+        ("net/ipv4/conf/all/arp_announce", "2", "1"),
+    ] {
+        let value = || node.sh(&format!("cat /proc/sys/{name}")).unwrap().trim().to_owned();
+        assert_eq!(value(), wanted, "{name}");
+        let from = daemon.said().len();
+        let path = format!("/proc/sys/{name}");
+        node.run(|| Ok(fs::write(path, other)?)).unwrap();
+        let line = daemon.wait_for(from, "not as kube-ipvs programmed it").unwrap();
+        assert!(line.contains("sysctls=1"), "{line}");
+        assert_eq!(value(), wanted, "{name}");
+    }
+    ask_tcp(&world.client, web()).unwrap();
+}
+
 fn harm(mode: Mode) -> Vec<String> {
     let Some(suffix) = mode.suffix() else {
         return [

@@ -14,13 +14,14 @@ use super::kube_proxy::Number;
 use super::page::{Each, Labels, Page};
 use crate::mode::Choice;
 
-const DRIFTED: [Labels; 6] = [
+const DRIFTED: [Labels; 7] = [
     &[("kind", "virtual_server")],
     &[("kind", "real_server")],
     &[("kind", "route")],
     &[("kind", "address")],
     &[("kind", "table")],
     &[("kind", "element")],
+    &[("kind", "sysctl")],
 ];
 
 /// Servers, in the order of [`Own::evicted`].
@@ -40,7 +41,7 @@ pub(crate) struct Own {
     /// From the oldest event of a commit to its end.
     pub(crate) commit_age: Histogram,
     pub(crate) audit_duration: Histogram,
-    drift: Each<Counter, 6>,
+    drift: Each<Counter, 7>,
     pub(crate) disturbances: Counter,
     pub(crate) kernel_broken: Counter,
     /// Connections that had to make way, of `/healthz`, `/metrics` and health-check node ports.
@@ -77,6 +78,7 @@ impl Own {
             drift.addresses,
             drift.tables,
             drift.elements,
+            drift.sysctls,
         ];
         for (counter, count) in self.drift.metrics().zip(counts) {
             counter.inc_by(u64::try_from(count).unwrap_or(u64::MAX));

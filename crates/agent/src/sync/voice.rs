@@ -63,6 +63,7 @@ impl Voice {
 
     /// The first commit is made.
     pub(super) fn serving(survey: &Survey, written: usize, took: Duration) {
+            sysctls = drift.sysctls,
         let wanted = |kind| survey.of(kind).wanted;
         info!(
             virtual_servers = wanted(ObjectKind::VirtualServer),
