@@ -16,6 +16,7 @@ mod daemon;
 mod fallback;
 mod health;
 mod host_rules;
+mod instance;
 mod ipv6_off;
 mod ipvs;
 mod leftovers;

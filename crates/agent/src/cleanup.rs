@@ -18,6 +18,7 @@ use crate::cli::{CleanupArgs, DaemonArgs, EXIT_ERROR};
 use crate::config::{Configuration, KubeIpvsConfiguration};
 use crate::host_rules::may_have_leftovers;
 use crate::host_rules::removal::{self, Change, Whose};
+use crate::instance;
 use crate::privilege::require_net_admin;
 use crate::stdout::{print_lines, remark};
 
@@ -67,6 +68,8 @@ pub(crate) fn run(job: Job) -> Result<ExitCode> {
         printed.context("print what would be done")?;
         return Ok(ExitCode::SUCCESS);
     }
+    // Looked for before a daemon is: what another one would see is the same.
+    let _lock = instance::take_or_refuse()?;
     let mut failures = Vec::new();
     let lines = found.lines();
     found.remove(&mut failures);

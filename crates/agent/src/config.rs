@@ -43,7 +43,7 @@ pub(crate) use self::gate_table::KUBERNETES_RELEASE;
 pub(crate) use self::kube_proxy::KubeProxyConfiguration;
 pub(crate) use self::logging::LoggingConfiguration;
 pub(crate) use self::node_port_address::NodePortAddress;
-pub(crate) use self::own::{Fallback, ForwardAccept, KubeIpvsConfiguration};
+pub(crate) use self::own::{Fallback, ForwardAccept, KubeIpvsConfiguration, SecondInstance};
 
 use self::document::Documents;
 use self::doubt::Doubt;

@@ -25,6 +25,7 @@ use crate::deny_exec;
 use crate::dry_run::DryRun;
 use crate::host_rules;
 use crate::http::service_health::HealthChecks;
+use crate::instance;
 use crate::ip_family;
 use crate::listeners::{self, Listeners};
 use crate::log::Verbosity;
@@ -86,7 +87,7 @@ pub(crate) fn run(settings: Settings, verbosity: Verbosity) -> Result<()> {
 /// Sources first, the kernel after: bad input must leave the node as it was.
 /// `open` gives the data plane, and who listens to what others do to it. Nothing was chosen = nothing is written.
 fn serve<P: Plane + Send + 'static>(
-    settings: Settings,
+    mut settings: Settings,
     choice: Option<Choice>,
     verbosity: Verbosity,
     open: impl FnOnce(&Settings) -> Result<(P, Option<Listeners<P::Picture>>)>,
@@ -115,6 +116,46 @@ fn serve<P: Plane + Send + 'static>(
             health_timeout: settings.periods.sync * 2,
             verbosity,
         });
+        let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
+        let config_file = settings.config_file.take();
+        // What ends the program from its first moment on, also while it waits for the lock.
+        let outside = async {
+            let config_changed = async {
+                match config_file {
+                    Some(file) => file.changed().await,
+                    None => pending().await,
+                }
+            };
+            let served = async {
+                match servers {
+                    Some(servers) => servers.run().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                _ = terminate.recv() => info!("SIGTERM, leaving the data path as it is"),
+                _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
+                changed = config_changed => {
+                    changed.context("watch the configuration file")?;
+                    // kube-proxy's words, which its operators look for.
+                    bail!("content of the proxy server's configuration file was updated");
+                }
+                ended = source => return Err(anyhow!(ended.context("the source of objects panicked")?).context("follow objects")),
+                ended = served => return Err(ended),
+            }
+            Ok(())
+        };
+        let mut outside = pin!(outside);
+        let progress = Arc::clone(&readers.progress);
+        // Held until the program ends. Who only prints writes nothing.
+        let _lock = match choice {
+            Some(_) => tokio::select! {
+                end = &mut outside => return end,
+                lock = instance::take(settings.second_instance, |waits| progress.set_standby(waits)) => lock?,
+            },
+            None => None,
+        };
         if let Some(choice) = &choice {
             tell_start(choice, &settings, &sink);
             if let Some(reason) = start::node(&settings.start)? {
@@ -135,6 +176,10 @@ fn serve<P: Plane + Send + 'static>(
             readers,
             other_nodes,
             serving,
+        };
+        let upkeep = match &choice {
+            Some(choice) => start::upkeep(&settings, choice.effective),
+            None => Upkeep::of_nothing(),
         };
         if let Some(choice) = choice {
             let (forward, bit, deny_exec) = (settings.forward_accept, settings.masquerade_bit, settings.deny_exec);
@@ -158,42 +203,15 @@ fn serve<P: Plane + Send + 'static>(
             })
             .context("start the sync thread")?;
 
-        let mut terminate = signal(SignalKind::terminate()).context("wait for SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("wait for SIGINT")?;
-        let config_changed = async {
-            match settings.config_file {
-                Some(file) => file.changed().await,
-                None => pending().await,
-            }
-        };
-        let served = async {
-            match servers {
-                Some(servers) => servers.run().await,
-                None => pending().await,
-            }
-        };
         tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM, leaving the data path as it is"),
-            _ = interrupt.recv() => info!("SIGINT, leaving the data path as it is"),
-            changed = config_changed => {
-                changed.context("watch the configuration file")?;
-        let upkeep = match &choice {
-            Some(choice) => start::upkeep(&settings, choice.effective),
-            None => Upkeep::of_nothing(),
-        };
-                // kube-proxy's words, which its operators look for.
-                bail!("content of the proxy server's configuration file was updated");
-            }
-            ended = source => return Err(anyhow!(ended.context("the source of objects panicked")?).context("follow objects")),
-            ended = addresses => return Err(ended.context("the address monitor panicked")?.context("follow node addresses")),
-            ended = served => return Err(ended),
-            ended = &mut listener_ended => return Err(ended.context("listen to the kernel")),
+            end = &mut outside => end,
+            ended = addresses => Err(ended.context("the address monitor panicked")?.context("follow node addresses")),
+            ended = &mut listener_ended => Err(ended.context("listen to the kernel")),
             ended = sync_ended => {
                 ended.context("the sync thread panicked")??;
                 bail!("the sync thread ended");
             }
         }
-        Ok(())
     })
 }
 
@@ -344,6 +362,11 @@ fn tell_start(choice: &Choice, settings: &Settings, sink: &EventSink) {
     }
 }
 
+/// Does what blocks in a thread of its own: the runtime's one thread answers probes and follows the API meanwhile.
+fn aside(work: impl FnOnce() + Send + 'static) {
+    drop(tokio::task::spawn_blocking(work));
+}
+
 /// What a mode before this one left: VIPs on `kube-ipvs0` would go on capturing their traffic.
 fn leave_ipvs() {
     match cleanup::remove_ipvs() {
@@ -366,11 +389,6 @@ fn require_ipvs() -> Result<()> {
         }
     })
 }
-/// Does what blocks in a thread of its own: the runtime's one thread answers probes and follows the API meanwhile.
-fn aside(work: impl FnOnce() + Send + 'static) {
-    drop(tokio::task::spawn_blocking(work));
-}
-
 
 #[cfg(test)]
 mod tests {

@@ -20,6 +20,7 @@ mod deny_exec;
 mod dry_run;
 mod host_rules;
 mod http;
+mod instance;
 mod ip_family;
 mod listeners;
 mod log;

@@ -20,6 +20,8 @@ pub(crate) struct Progress {
     serving: AtomicBool,
     /// Load balancers may send traffic to this node.
     node_eligible: AtomicBool,
+    /// Another process serves in this network namespace, and this one waits (L22).
+    standby: AtomicBool,
 }
 
 /// Health at a moment.
@@ -43,6 +45,7 @@ impl Progress {
             serving: AtomicBool::new(false),
             updated: AtomicU64::new(0),
             node_eligible: AtomicBool::new(true),
+            standby: AtomicBool::new(false),
         }
     }
 
@@ -124,6 +127,14 @@ impl Progress {
 
     pub(crate) fn set_node_eligible(&self, eligible: bool) {
         self.node_eligible.store(eligible, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_standby(&self, standby: bool) {
+        self.standby.store(standby, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_standby(&self) -> bool {
+        self.standby.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_node_eligible(&self) -> bool {

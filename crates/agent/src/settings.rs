@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::cli::DaemonArgs;
 use crate::config::{
     ConfigFile, Configuration, Fallback, FeatureGate, ForwardAccept, GoDuration, KubeProxyConfiguration,
-    NodePortAddress, in_use, serves_flagz, serves_statusz, socket,
+    NodePortAddress, SecondInstance, in_use, serves_flagz, serves_statusz, socket,
 };
 use crate::ip_family;
 use crate::mode::{Mode, ModeOrigin};
@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) forward_accept: ForwardAccept,
     /// No program is started in the IPVS mode.
     pub(crate) deny_exec: bool,
+    /// Where another one serves.
+    pub(crate) second_instance: SecondInstance,
     pub(crate) old_sysctls: OldValues,
     /// Ends the program when it changes.
     pub(crate) config_file: Option<ConfigFile>,
@@ -160,6 +162,7 @@ impl Settings {
             vip_addresses: own.vip_addresses,
             forward_accept: own.iptables_forward_accept,
             deny_exec: own.deny_exec,
+            second_instance: own.second_instance,
             old_sysctls: own.old_sysctls(),
             config_file: file,
             servers,
@@ -445,6 +448,7 @@ mod tests {
                 dry_run: _,
                 forward_accept: _,
                 deny_exec: _,
+                second_instance: _,
                 old_sysctls: _,
                 config_file: _,
                 servers: _,

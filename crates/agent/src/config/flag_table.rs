@@ -128,6 +128,7 @@ impl Table for OwnFlags {
         flag("external-ip-ranges", "externalIPRanges", Kind::List, "CIDRs in which external IPs of Services must be; empty = anywhere, and who may create Services may take any address from this node"),
         flag("load-balancer-ip-ranges", "loadBalancerIPRanges", Kind::List, "CIDRs in which load-balancer addresses of Services must be; empty = anywhere"),
         flag("iptables-forward-accept", "iptablesForwardAccept", Kind::OneOf(own::FORWARD_ACCEPTS), "Accept replies of services in iptables' FORWARD chain: auto = where its policy is DROP, always, never"),
+        flag("second-instance", "secondInstance", Kind::OneOf(own::SECOND_INSTANCES), "What a kube-ipvs does that finds another one serving in its network namespace: wait = take over when it ends, not ready until then; exit = an error"),
         flag("deny-exec", "denyExec", Kind::Bool, "In the IPVS mode the process forbids itself to start programs (seccomp), for a node that --init-only set up: no accepts in others' chains, nothing of kube-proxy's is removed, no credential plugins"),
     ];
 

@@ -30,6 +30,7 @@ pub(crate) struct KubeIpvsConfiguration {
     pub(crate) drain_timeout: GoDuration,
     pub(crate) iptables_forward_accept: ForwardAccept,
     pub(crate) deny_exec: bool,
+    pub(crate) second_instance: SecondInstance,
     pub(crate) run_dir: PathBuf,
     pub(crate) limits: LimitsConfiguration,
     /// Schedulers that an annotation may name (T40); empty = every one.
@@ -74,6 +75,7 @@ impl Default for KubeIpvsConfiguration {
             drain_timeout: GoDuration::seconds(15 * 60),
             iptables_forward_accept: ForwardAccept::default(),
             deny_exec: false,
+            second_instance: SecondInstance::default(),
             run_dir: PathBuf::from("/run/kube-ipvs"),
             limits: LimitsConfiguration::default(),
             allowed_schedulers: Vec::new(),
@@ -119,3 +121,16 @@ pub(crate) enum ForwardAccept {
 }
 
 pub(super) const FORWARD_ACCEPTS: &[&str] = &["auto", "always", "never"];
+
+/// What a process does that finds another one serving in its network namespace (`--second-instance`, L22).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum SecondInstance {
+    /// It takes over when the other one ends.
+    #[default]
+    Wait,
+    /// It ends with an error.
+    Exit,
+}
+
+pub(super) const SECOND_INSTANCES: &[&str] = &["wait", "exit"];

@@ -11,9 +11,12 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 
 use super::room::Room;
-use super::{Answer, JSON, answer, not_found, serve};
+use super::{Answer, JSON, TEXT, answer, not_found, serve};
 use crate::metrics::Metrics;
 use crate::progress::Progress;
+
+/// Where another process serves (L22).
+const STANDBY: &str = "another kube-ipvs serves in this network namespace, this one waits until it ends\n";
 
 /// Who is asked.
 pub(crate) struct ProxyHealth {
@@ -64,6 +67,11 @@ impl ProxyHealth {
     fn answer(&self, path: &str, now: Timestamp) -> Answer {
         let counters = &self.metrics.kube_proxy;
         match path {
+            // Alive, and not ready.
+            "/healthz" if self.progress.is_standby() => {
+                counters.healthz.at(1).inc();
+                answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, STANDBY)
+            }
             "/healthz" => {
                 let eligible = self.progress.is_node_eligible();
                 self.tell(counters.healthz.at(0), counters.healthz.at(1), Some(eligible), now)
