@@ -4,10 +4,11 @@
 //! No locks, no clock but its own, and no other thread writes to the kernel. What it says in words is in [`voice`], what
 //! it tells in numbers in [`telemetry`].
 
+mod minute;
 mod pace;
 mod telemetry;
-mod voice;
 mod upkeep;
+mod voice;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,8 +29,8 @@ use crate::listeners::{Disturbance, Heard, Look};
 use pace::Pace;
 pub(crate) use telemetry::Readers;
 use telemetry::Telemetry;
-use voice::Voice;
 pub(crate) use upkeep::Upkeep;
+use voice::Voice;
 
 /// How long a missing Node object, or those of other nodes, hold up the first commit (L2).
 const NODE_PATIENCE: Duration = Duration::from_secs(30);
@@ -99,8 +100,8 @@ const FLOWS_SHARE: u32 = 10;
 pub(crate) struct Sync<P: Plane> {
     cluster: Cluster,
     plane: P,
-    batches: Receiver<Batch>,
     upkeep: Upkeep,
+    batches: Receiver<Batch>,
     heard: Heard<P::Picture>,
     voice: Voice,
     telemetry: Telemetry,
@@ -152,8 +153,8 @@ impl<P: Plane> Sync<P> {
             telemetry: Telemetry::new(readers),
             cluster: Cluster::new(config),
             plane,
-            batches,
             upkeep: Upkeep::of_nothing(),
+            batches,
             heard,
             other_nodes,
             periods,
@@ -174,12 +175,12 @@ impl<P: Plane> Sync<P> {
         }
     }
 
-    /// Runs until the senders of batches are gone.
     /// Has sysctls looked at with every audit.
     pub(crate) fn with_upkeep(self, upkeep: Upkeep) -> Self {
         Self { upkeep, ..self }
     }
 
+    /// Runs until the senders of batches are gone.
     ///
     /// # Errors
     /// Where the thread's timer cannot be made.
@@ -282,15 +283,15 @@ impl<P: Plane> Sync<P> {
         self.audit = Audit::At(now + self.periods.sync.max(look.took * AUDIT_SHARE));
         debug!(microseconds = look.took.as_micros(), "audit");
         self.telemetry.audited(look.took);
-        if let (Some(picture), true) = (look.picture, taken) {
         let mut drift = Drift::default();
+        if let (Some(picture), true) = (look.picture, taken) {
             drift = self.plane.audited(&picture);
             debug!(microseconds = now.elapsed().as_micros(), "audit compared");
             self.must_repair |= !drift.is_empty();
         }
-    }
         drift.sysctls = self.upkeep.repair();
         self.tell_drift(drift);
+    }
 
     fn tell_drift(&self, drift: Drift) {
         if !drift.is_empty() {

@@ -1,6 +1,6 @@
 //! What the sync thread says in words: the log, and events about objects.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
@@ -9,11 +9,20 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::{Kind, ObjectName, Rejection, Scheduler};
 use tracing::{debug, info, warn};
 
+use super::minute::{Minute, Refusals, Summary};
+
+/// Lines a minute about what the kernel refuses.
+const REFUSALS: usize = 20;
+/// Lines a minute about objects and fields that cannot be programmed.
+const REJECTIONS: usize = 200;
+/// New ones of one service at a time that have a line each.
+const REJECTIONS_AT_ONCE: usize = 10;
+
 /// Says what happened, each thing once.
 pub(super) struct Voice {
     sink: EventSink,
     node: Box<str>,
-    /// Of services, fields that cannot be programmed.
+    /// Of services, fields that cannot be programmed, sorted.
     rejections: FxHashMap<ObjectName, Vec<Rejection>>,
     /// How many they are.
     rejected: usize,
@@ -25,6 +34,8 @@ pub(super) struct Voice {
     unsaid: (usize, usize),
     /// Services whose own scheduler was remarked on.
     remarked: FxHashMap<ObjectName, Scheduler>,
+    refusals: Refusals,
+    minute: Minute,
 }
 
 impl Voice {
@@ -38,6 +49,8 @@ impl Voice {
             elsewhere: FxHashSet::default(),
             unsaid: (0, 0),
             remarked: FxHashMap::default(),
+            refusals: Refusals::new(REFUSALS),
+            minute: Minute::of(REJECTIONS),
         }
     }
 
@@ -50,6 +63,7 @@ impl Voice {
             addresses = drift.addresses,
             tables = drift.tables,
             elements = drift.elements,
+            sysctls = drift.sysctls,
             "not as kube-ipvs programmed it, repairing"
         );
         self.sink.send(ObjectEvent::about_node(
@@ -63,7 +77,6 @@ impl Voice {
 
     /// The first commit is made.
     pub(super) fn serving(survey: &Survey, written: usize, took: Duration) {
-            sysctls = drift.sysctls,
         let wanted = |kind| survey.of(kind).wanted;
         info!(
             virtual_servers = wanted(ObjectKind::VirtualServer),
@@ -78,7 +91,8 @@ impl Voice {
 
     /// A commit of so many services was made.
     pub(super) fn commit(&mut self, plane: &impl Plane, services: usize, report: &Report, took: Duration) {
-        if !report.is_empty() {
+        // What is refused again and again is told by `refused`.
+        if report.total() > 0 {
             let count = |phase| {
                 let of_phase = report.done.iter().filter(|(p, _)| *p == phase);
                 of_phase.map(|(_, n)| n).sum::<usize>()
@@ -119,15 +133,26 @@ impl Voice {
     }
 
     /// A share of the background work was done.
-    pub(super) fn background(&self, plane: &impl Plane, report: &Report) {
+    pub(super) fn background(&mut self, plane: &impl Plane, report: &Report) {
         if !report.is_empty() {
             debug!(ops = report.total(), "addresses added to kube-ipvs0");
         }
         self.refused(plane, report);
     }
 
-    fn refused(&self, plane: &impl Plane, report: &Report) {
+    /// Each object's refusal when it is new or has another reason, and a line a minute for all that stays.
+    fn refused(&mut self, plane: &impl Plane, report: &Report) {
+        let now = Instant::now();
+        if let Some(Summary { objects, refusals }) = self.refusals.summary(now) {
+            warn!(
+                objects,
+                refusals, "the kernel goes on refusing ops, they will be tried again"
+            );
+        }
         for (op, refusal) in &report.refused {
+            if !self.refusals.take(op.key(), &refusal.reason, now) {
+                continue;
+            }
             warn!(op = %op, error = %refusal, "the kernel refused an op, it will be tried again");
             if let Some(service) = op.key().virtual_server().and_then(|server| plane.owner(&server)) {
                 self.warn_about(
@@ -141,37 +166,53 @@ impl Voice {
         }
     }
 
-    /// Each rejection when it first appears.
+    /// Each rejection when it first appears: a few of a service in words, then a number.
     pub(super) fn rejections(&mut self, service: &ObjectName, now: &[Rejection]) {
-        let before = if now.is_empty() {
-            self.rejections.remove(service).unwrap_or_default()
-        } else {
-            self.rejections
-                .insert(service.clone(), now.to_vec())
-                .unwrap_or_default()
-        };
+        let before = self.rejections.remove(service).unwrap_or_default();
         self.rejected = self.rejected + now.len() - before.len();
-        for rejection in now.iter().filter(|rejection| !before.contains(rejection)) {
+        let mut new = now.iter().filter(|rejection| before.binary_search(rejection).is_err());
+        for rejection in new.by_ref().take(REJECTIONS_AT_ONCE) {
             self.rejection(Kind::Service, service, rejection);
         }
+        let more = new.count();
+        if more > 0 {
+            if self.may_say() {
+                warn!(%service, more, "rejected, and more of this service");
+            }
+            let note = format!("and {more} more");
+            self.warn_about(Kind::Service, service, "CannotProgram", "Compute", note);
+        }
+        if !now.is_empty() {
+            let mut now = now.to_vec();
+            now.sort_unstable();
+            self.rejections.insert(service.clone(), now);
+        }
+    }
+
+    /// A line about what cannot be programmed may be written: those that may not are a number a minute.
+    fn may_say(&mut self) -> bool {
+        let now = Instant::now();
+        if let Some(lines) = self.minute.end(now) {
+            warn!(lines, "rejected, and more than a log takes: kube-ipvs plan shows all");
+        }
+        self.minute.allows(now)
     }
 
     /// The objects that cannot be read now (L18), each when it first appears.
     pub(super) fn unreadable(&mut self, now: Vec<Rejection>) {
-        let before = std::mem::replace(&mut self.unreadable, now);
-        for rejection in self
-            .unreadable
-            .iter()
-            .filter(|rejection| before.binary_search(rejection).is_err())
-        {
+        let before = std::mem::take(&mut self.unreadable);
+        for rejection in now.iter().filter(|rejection| before.binary_search(rejection).is_err()) {
             self.rejection(rejection.kind, &rejection.object, rejection);
         }
+        self.unreadable = now;
     }
 
     /// An object that concerns another one, or itself.
-    fn rejection(&self, about: Kind, name: &ObjectName, rejection: &Rejection) {
+    fn rejection(&mut self, about: Kind, name: &ObjectName, rejection: &Rejection) {
         let (kind, object) = (rejection.kind, &rejection.object);
-        warn!(%kind, %object, field = %rejection.field, reason = %rejection.reason, "rejected");
+        if self.may_say() {
+            warn!(%kind, %object, field = %rejection.field, reason = %rejection.reason, "rejected");
+        }
         let note = match &*rejection.field {
             "" => rejection.reason.to_string(),
             field => format!("{field}: {}", rejection.reason),
@@ -222,7 +263,51 @@ impl Voice {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
     use super::*;
+
+    /// Counts the lines of a log.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<AtomicUsize>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Lines {
+        fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// 50,000 external IPs that are none, and again with each change of the Service; then a cluster of such Services.
+    #[test]
+    fn f16_rejections_have_a_bound_in_the_log() {
+        let name = |number: usize| ObjectName::new("d", &format!("s{number}"));
+        let rejections = |service: usize, of: std::ops::Range<usize>| -> Vec<_> {
+            let one = |number| Rejection {
+                kind: Kind::Service,
+                object: name(service),
+                field: format!("spec.externalIPs[{number}]").into(),
+                reason: "multicast".into(),
+            };
+            of.map(one).collect()
+        };
+        let lines = Lines::default();
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+        let said = || lines.0.swap(0, Ordering::Relaxed);
+        let mut voice = Voice::new(EventSink::null(), "n1");
+        voice.rejections(&name(0), &rejections(0, 0..50_000));
+        assert_eq!((said(), voice.rejected()), (11, 50_000));
+        voice.rejections(&name(0), &rejections(0, 1..50_001));
+        assert_eq!((said(), voice.rejected()), (1, 50_000), "the new one");
+        for service in 1..1000 {
+            voice.rejections(&name(service), &rejections(service, 0..20));
+        }
+        assert_eq!(said(), REJECTIONS - 12);
+        voice.rejections(&name(0), &[]);
+        assert_eq!((said(), voice.rejected()), (0, 999 * 20));
+    }
 
     /// k3s-io/k3s#2804: said once for a service, however its addresses change, and for all services of a commit together.
     #[test]
