@@ -102,7 +102,7 @@ fn run(command: Command) -> Result<ExitCode> {
 /// The daemon, and what its flags ask for instead of it, in kube-proxy's order.
 fn run_daemon(args: DaemonArgs) -> Result<ExitCode> {
     let configuration = Configuration::load(&args.configuration)?;
-    let verbosity = log::to_stderr(&configuration.kube_proxy.logging);
+    let (verbosity, _lines) = log::beside(&configuration.kube_proxy.logging);
     for (name, value) in &args.all_flags {
         debug!(name, value, "flag");
     }
