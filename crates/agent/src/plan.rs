@@ -68,6 +68,10 @@ pub(crate) fn run(args: PlanArgs) -> Result<ExitCode> {
         })
         .collect();
     for (service, program) in &programs {
+        if program.elsewhere > 0 {
+            let addresses = program.elsewhere;
+            warn!(%service, addresses, "load-balancer addresses of other nodes are left to these");
+        }
         if let Some((scheduler, remark)) = program
             .own_scheduler
             .and_then(|own| Some((own, own.at_equal_weights()?)))
