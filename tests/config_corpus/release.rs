@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use testbed::control_plane::program;
-use testbed::go::release::PROGRAMS;
+use testbed::go::release::KUBE_PROXIES;
 
 /// A real kube-proxy.
 pub(crate) struct Release {
@@ -30,7 +30,7 @@ impl Release {
 
     /// Oldest first; each minor release once.
     pub(crate) fn all() -> Vec<Self> {
-        let older = std::env::var_os(PROGRAMS).unwrap_or_default();
+        let older = std::env::var_os(KUBE_PROXIES).unwrap_or_default();
         let paths: Vec<_> = std::env::split_paths(&older)
             .filter(|path| *path != PathBuf::new())
             .collect();

@@ -1,6 +1,6 @@
 //! Every level of test that this machine can run; what did not run is named with its reason.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -28,8 +28,8 @@ pub(crate) enum Level {
     Conformance,
     /// On a distribution's kernel, without one module after the other. Not among the default levels.
     Modules,
-    /// Beside the kube-proxy of every release that is tried, built once: how each reads configurations. Not among the
-    /// default levels.
+    /// Beside programs of every release that is tried, built once: how each kube-proxy reads configurations, and that old
+    /// API servers are followed. Not among the default levels.
     Releases,
 }
 
@@ -123,7 +123,7 @@ const NOT_HERE: &[(&str, &str)] = &[
     ),
     (
         "releases",
-        "the kube-proxy of each older release is built with Go, some minutes each: cargo xtask test --level releases",
+        "a kube-proxy or an API server of each older release is built with Go, some minutes each: cargo xtask test --level releases",
     ),
     (
         "conformance",
@@ -203,32 +203,35 @@ fn without_modules(filter: Option<&str>) -> Result<String> {
     Ok(format!("withheld from {provider}: {}", names.join(", ")))
 }
 
-/// Compares readings of configurations with the kube-proxy of every release that is tried. No kernel is needed but the
-/// running one.
+/// Compares readings of configurations with the kube-proxy of every release that is tried, and serves beside the API
+/// servers of the oldest. No kernel is needed but the running one.
 fn releases(filter: Option<&str>) -> Result<String> {
-    let programs = testbed::go::release::kube_proxies(&root())?;
-    let older = std::env::join_paths(&programs)?.to_string_lossy().into_owned();
-    let environment = vec![control_plane()?, (testbed::go::release::PROGRAMS.to_owned(), older)];
+    use testbed::go::release::{KUBE_PROXIES, OLDER_API_SERVERS, build};
+    let programs = build(&root())?;
+    let mut environment = vec![control_plane()?];
+    for (name, paths) in [
+        (KUBE_PROXIES, &programs.kube_proxies),
+        (OLDER_API_SERVERS, &programs.api_servers),
+    ] {
+        let paths = std::env::join_paths(paths)?.to_string_lossy().into_owned();
+        environment.push((name.to_owned(), paths));
+    }
     let binary = executable(&["build", "--locked", "-p", "agent", "--bin", "kube-ipvs"])?;
-    let program = executable(&[
-        "test",
-        "--locked",
-        "--no-run",
-        "-p",
-        "integration",
-        "--test",
-        "config_corpus",
-    ])?;
-    let filter: Vec<_> = filter.into_iter().collect();
-    on(
-        &Provider::for_fallback(None, &cache())?,
-        &job(&program, &binary, environment, &filter),
-    )?;
-    let names = programs.iter().filter_map(|path| path.file_name());
-    let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
-    Ok(format!(
-        "configurations beside {} and the control plane's",
+    let provider = Provider::for_fallback(None, &cache())?;
+    for test in ["config_corpus", "older_api_servers"] {
+        let program = executable(&["test", "--locked", "--no-run", "-p", "integration", "--test", test])?;
+        let filter: Vec<_> = filter.into_iter().collect();
+        on(&provider, &job(&program, &binary, environment.clone(), &filter))?;
+    }
+    let names = |paths: &[PathBuf]| {
+        let names = paths.iter().filter_map(|path| path.file_name());
+        let names: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
         names.join(", ")
+    };
+    Ok(format!(
+        "configurations beside {} and the control plane's; served by {}",
+        names(&programs.kube_proxies),
+        names(&programs.api_servers)
     ))
 }
 

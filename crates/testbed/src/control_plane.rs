@@ -23,6 +23,8 @@ pub const SERVICE_RANGES: &str = "10.96.0.0/16,fd00:10:96::/112";
 const TOKEN: &str = "testbed-admin";
 const READY: Duration = Duration::from_secs(240);
 const PROXY: u16 = 8001;
+/// What the API server makes for itself, in the folder of its files.
+const AUTHORITY: &str = "certificates/apiserver.crt";
 
 /// Builds the program, as [`go::build`] does.
 ///
@@ -97,6 +99,24 @@ impl ControlPlane {
         Self::start_as(Setup::Objects, program, netns, address, folder)
     }
 
+    /// The API server of another release, a program of its own, with more flags; etcd and kubectl are of `program`. No
+    /// controllers: those of another release than the server's are not made for it.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_beside(
+        program: &Path,
+        api_server: &Path,
+        flags: &[&str],
+        netns: &Netns,
+        address: &str,
+        folder: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new(api_server);
+        command.args(Setup::Objects.api_server()).args(flags);
+        Self::start_server(program, command, netns, address, folder)
+    }
+
     /// The same with what nodes and their pods need, RBAC among it.
     ///
     /// # Errors
@@ -106,6 +126,38 @@ impl ControlPlane {
     }
 
     fn start_as(setup: Setup, program: &Path, netns: &Netns, address: &str, folder: &Path) -> Result<Self> {
+        let mut server = Command::new(program);
+        server.arg("kube-apiserver").args(setup.api_server());
+        let mut plane = Self::start_server(program, server, netns, address, folder)?;
+        let mut controllers = vec![
+            "kube-controller-manager".to_owned(),
+            "--kubeconfig".to_owned(),
+            plane.kubeconfig.to_string_lossy().into_owned(),
+        ];
+        let authority = folder.join(AUTHORITY);
+        let key = folder.join("key").to_string_lossy().into_owned();
+        controllers.extend(setup.controllers(&authority, &key));
+        controllers.extend(
+            [
+                "--leader-elect=false",
+                "--concurrent-service-endpoint-syncs=10",
+                "--kube-api-qps=500",
+                "--kube-api-burst=1000",
+            ]
+            .map(str::to_owned),
+        );
+        plane.child(folder, &controllers)?;
+        Ok(plane)
+    }
+
+    /// etcd, an API server that gets what every one needs beside its own flags, and kubectl as the way to it.
+    fn start_server(
+        program: &Path,
+        mut api_server: Command,
+        netns: &Netns,
+        address: &str,
+        folder: &Path,
+    ) -> Result<Self> {
         let at = |name: &str| folder.join(name).to_string_lossy().into_owned();
         fs::write(folder.join("tokens"), format!("{TOKEN},admin,1,system:masters\n"))?;
         tool::run(&["openssl", "genrsa", "-out", &at("key"), "2048"])?;
@@ -132,8 +184,7 @@ impl ControlPlane {
             ],
         )?;
         let key = at("key");
-        let mut api_server = vec![
-            "kube-apiserver".to_owned(),
+        api_server.args([
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
             "--secure-port=6443".to_owned(),
             format!("--advertise-address={address}"),
@@ -146,10 +197,9 @@ impl ControlPlane {
             format!("--service-cluster-ip-range={SERVICE_RANGES}"),
             "--max-requests-inflight=2000".to_owned(),
             "--max-mutating-requests-inflight=1000".to_owned(),
-        ];
-        api_server.extend(setup.api_server().iter().map(|flag| (*flag).to_owned()));
-        plane.child(folder, &api_server)?;
-        let authority = folder.join("certificates/apiserver.crt");
+        ]);
+        plane.spawn(folder, "kube-apiserver", api_server)?;
+        let authority = folder.join(AUTHORITY);
         plane.wait("its certificate", folder, || authority.exists())?;
         fs::write(
             &plane.kubeconfig,
@@ -178,32 +228,20 @@ impl ControlPlane {
         plane.wait("the API server", folder, || {
             matches!(request_in(&netns, "GET", "/readyz", None), Ok((200, _)))
         })?;
-        let mut controllers = vec![
-            "kube-controller-manager".to_owned(),
-            "--kubeconfig".to_owned(),
-            kubeconfig,
-        ];
-        controllers.extend(setup.controllers(&authority, &key));
-        controllers.extend(
-            [
-                "--leader-elect=false",
-                "--concurrent-service-endpoint-syncs=10",
-                "--kube-api-qps=500",
-                "--kube-api-burst=1000",
-            ]
-            .map(str::to_owned),
-        );
-        plane.child(folder, &controllers)?;
         Ok(plane)
     }
 
     fn child(&mut self, folder: &Path, words: &[impl AsRef<str>]) -> Result<()> {
         let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
         let name = words.first().copied().unwrap_or_default();
-        let log = fs::File::create(folder.join(format!("{name}.log")))?;
         let mut command = Command::new(&self.program);
+        command.args(&words);
+        self.spawn(folder, name, command)
+    }
+
+    fn spawn(&mut self, folder: &Path, name: &str, mut command: Command) -> Result<()> {
+        let log = fs::File::create(folder.join(format!("{name}.log")))?;
         command
-            .args(words)
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

@@ -1,4 +1,4 @@
-//! Upstream's own programs, built with Go from their modules: those of `tests/control-plane`, the kube-proxy of older
+//! Upstream's own programs, built with Go from their modules: those of `tests/control-plane`, those of older
 //! releases ([`release`]), and helm.
 
 pub mod release;
