@@ -171,7 +171,9 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
     ),
     expected("a gate against its lock is a warning", |_, outcome| {
         accepted_if(outcome, true, ", feature is locked to ")
-    }),
+    })
+    // In 1.33 the gate of the case is free.
+    .since(34),
     expected(
         "a gate that is on while one that it depends on is off has its effect, if any",
         |_, outcome| accepted_if(outcome, true, "but depends on features that are disabled"),
@@ -229,6 +231,21 @@ pub(crate) const DIFFERENCES: &[Difference] = &[
         },
     )
     .until(36),
+    expected(
+        "values in a complaint are JSON, as from 1.34 (apimachinery/pkg/util/validation/field/errors.go), not Go code",
+        |_, outcome| {
+            let Outcome::Refused { complaints, .. } = outcome else {
+                return false;
+            };
+            let before = std::mem::take(complaints);
+            let after = before
+                .iter()
+                .map(|complaint| with_json(complaint).unwrap_or_else(|| complaint.clone()));
+            *complaints = after.collect();
+            *complaints != before
+        },
+    )
+    .until(33),
     expected("what a blank mode stands for is said", |_, outcome| {
         said_otherwise(
             outcome,
@@ -298,6 +315,38 @@ fn accepted_if(outcome: &mut Outcome, applies: bool, complaint: &str) -> bool {
         *outcome = Outcome::Accepted;
     }
     applies
+}
+
+/// A complaint with its value as JSON, where it is a Go literal.
+fn with_json(complaint: &str) -> Option<String> {
+    let value = complaint.strip_prefix("Invalid value: ")?;
+    let (json, rest) = if let Some(text) = value.strip_prefix("v1.Duration{Duration:") {
+        let (nanoseconds, rest) = text.split_once('}')?;
+        (format!("\"{}\"", duration(nanoseconds.parse().ok()?)?), rest)
+    } else if let Some(text) = value.strip_prefix("[]string{") {
+        let (items, rest) = text.split_once('}')?;
+        (format!("[{}]", items.replace("\", \"", "\",\"")), rest)
+    } else {
+        let digits = value.strip_prefix("0x")?;
+        let end = digits.find(|digit: char| !digit.is_ascii_hexdigit())?;
+        let (digits, rest) = digits.split_at(end);
+        (u64::from_str_radix(digits, 16).ok()?.to_string(), rest)
+    };
+    Some(format!("Invalid value: {json}{rest}"))
+}
+
+/// Whole seconds as Go's `time.Duration` prints them.
+fn duration(nanoseconds: i64) -> Option<String> {
+    let sign = if nanoseconds < 0 { "-" } else { "" };
+    let nanoseconds = nanoseconds.unsigned_abs();
+    let whole = nanoseconds.is_multiple_of(1_000_000_000);
+    let seconds = nanoseconds / 1_000_000_000;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    whole.then(|| match (hours, minutes) {
+        (0, 0) => format!("{sign}{seconds}s"),
+        (0, _) => format!("{sign}{minutes}m{seconds}s"),
+        _ => format!("{sign}{hours}h{minutes}m{seconds}s"),
+    })
 }
 
 fn said_otherwise(outcome: &mut Outcome, upstream: &str, ours: &str) -> bool {
