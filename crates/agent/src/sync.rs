@@ -445,7 +445,7 @@ impl<P: Plane> Sync<P> {
             let program = self.cluster.program(service);
             self.plane.want(service, &program);
             self.telemetry.programmed(service, &program);
-            self.voice.rejections(service, &program.rejections);
+            self.voice.rejections(service, &program);
             self.voice.elsewhere(service, program.elsewhere);
             self.voice.scheduler(service, program.own_scheduler);
         }

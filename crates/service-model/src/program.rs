@@ -201,6 +201,12 @@ fn taken(service: &Service, face: &Face, claims: &Claims) -> Option<String> {
 const TOLD: usize = 10;
 
 impl Program {
+    /// How many things of the service cannot be programmed, those without a rejection of their own among them.
+    pub fn rejected(&self) -> usize {
+        let the_last_one = usize::from(self.more_rejections > 0);
+        self.rejections.len() - the_last_one + self.more_rejections
+    }
+
     /// Keeps the first ones, and a last one that gives the number of the rest.
     fn shorten_rejections(&mut self) {
         self.more_rejections = self.rejections.len().saturating_sub(TOLD);

@@ -6,7 +6,7 @@ use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
 use dataplane::{Drift, ObjectKind, Phase, Plane, Survey};
 use rustc_hash::{FxHashMap, FxHashSet};
-use service_model::{Kind, ObjectName, Rejection, Scheduler};
+use service_model::{Kind, ObjectName, Program, Rejection, Scheduler};
 use tracing::{debug, info, warn};
 
 use super::minute::{Minute, Refusals, Summary};
@@ -15,15 +15,13 @@ use super::minute::{Minute, Refusals, Summary};
 const REFUSALS: usize = 20;
 /// Lines a minute about objects and fields that cannot be programmed.
 const REJECTIONS: usize = 200;
-/// New ones of one service at a time that have a line each.
-const REJECTIONS_AT_ONCE: usize = 10;
 
 /// Says what happened, each thing once.
 pub(super) struct Voice {
     sink: EventSink,
     node: Box<str>,
-    /// Of services, fields that cannot be programmed, sorted.
-    rejections: FxHashMap<ObjectName, Vec<Rejection>>,
+    /// Of services, fields that cannot be programmed, and how many they are in all.
+    rejections: FxHashMap<ObjectName, (Vec<Rejection>, usize)>,
     /// How many they are.
     rejected: usize,
     /// Objects that cannot be read.
@@ -166,25 +164,16 @@ impl Voice {
         }
     }
 
-    /// Each rejection when it first appears: a few of a service in words, then a number.
-    pub(super) fn rejections(&mut self, service: &ObjectName, now: &[Rejection]) {
-        let before = self.rejections.remove(service).unwrap_or_default();
-        self.rejected = self.rejected + now.len() - before.len();
-        let mut new = now.iter().filter(|rejection| before.binary_search(rejection).is_err());
-        for rejection in new.by_ref().take(REJECTIONS_AT_ONCE) {
+    /// Each rejection when it first appears. The model makes few of one service.
+    pub(super) fn rejections(&mut self, service: &ObjectName, program: &Program) {
+        let (before, number) = self.rejections.remove(service).unwrap_or_default();
+        let now = &program.rejections;
+        self.rejected = self.rejected + program.rejected() - number;
+        for rejection in now.iter().filter(|rejection| !before.contains(rejection)) {
             self.rejection(Kind::Service, service, rejection);
         }
-        let more = new.count();
-        if more > 0 {
-            if self.may_say() {
-                warn!(%service, more, "rejected, and more of this service");
-            }
-            let note = format!("and {more} more");
-            self.warn_about(Kind::Service, service, "CannotProgram", "Compute", note);
-        }
         if !now.is_empty() {
-            let mut now = now.to_vec();
-            now.sort_unstable();
+            let now = (now.clone(), program.rejected());
             self.rejections.insert(service.clone(), now);
         }
     }
@@ -280,33 +269,37 @@ mod tests {
         }
     }
 
-    /// 50,000 external IPs that are none, and again with each change of the Service; then a cluster of such Services.
+    /// A cluster full of Services with more than can be programmed.
     #[test]
     fn f16_rejections_have_a_bound_in_the_log() {
         let name = |number: usize| ObjectName::new("d", &format!("s{number}"));
-        let rejections = |service: usize, of: std::ops::Range<usize>| -> Vec<_> {
+        let program = |service: usize, of: std::ops::Range<usize>, more_rejections| {
             let one = |number| Rejection {
                 kind: Kind::Service,
                 object: name(service),
                 field: format!("spec.externalIPs[{number}]").into(),
                 reason: "multicast".into(),
             };
-            of.map(one).collect()
+            Program {
+                rejections: of.map(one).collect(),
+                more_rejections,
+                ..Program::default()
+            }
         };
         let lines = Lines::default();
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
         let said = || lines.0.swap(0, Ordering::Relaxed);
         let mut voice = Voice::new(EventSink::null(), "n1");
-        voice.rejections(&name(0), &rejections(0, 0..50_000));
+        voice.rejections(&name(0), &program(0, 0..11, 49_990));
         assert_eq!((said(), voice.rejected()), (11, 50_000));
-        voice.rejections(&name(0), &rejections(0, 1..50_001));
+        voice.rejections(&name(0), &program(0, 1..12, 49_990));
         assert_eq!((said(), voice.rejected()), (1, 50_000), "the new one");
         for service in 1..1000 {
-            voice.rejections(&name(service), &rejections(service, 0..20));
+            voice.rejections(&name(service), &program(service, 0..10, 0));
         }
         assert_eq!(said(), REJECTIONS - 12);
-        voice.rejections(&name(0), &[]);
-        assert_eq!((said(), voice.rejected()), (0, 999 * 20));
+        voice.rejections(&name(0), &Program::default());
+        assert_eq!((said(), voice.rejected()), (0, 9990));
     }
 
     /// k3s-io/k3s#2804: said once for a service, however its addresses change, and for all services of a commit together.
