@@ -131,6 +131,9 @@ pub(crate) fn iptables(budget: &Budget) -> Result<IptablesPlane<StoppingPrograms
     Ok(IptablesPlane::new(programs, iptables::Settings::default()))
 }
 
+/// Ops of one share: small, so that what takes one commit in life takes several here (L23).
+const SHARE: usize = 16;
+
 /// kube-ipvs without its threads: what its sync thread does with events.
 pub(crate) struct Process<P> {
     cluster: Cluster,
@@ -168,10 +171,15 @@ impl<P: Plane> Process<P> {
             self.plane.adopt()?;
             self.adopted = true;
         }
-        let Ok(report) = self.plane.commit(now, usize::MAX) else {
-            return Ok(false);
-        };
-        ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);
+        loop {
+            let Ok(report) = self.plane.commit(now, SHARE) else {
+                return Ok(false);
+            };
+            ensure!(report.refused.is_empty(), "refused: {:?}", report.refused);
+            if !report.more {
+                break;
+            }
+        }
         while self.plane.next_background(now).is_some() {
             let Ok(report) = self.plane.background(now) else {
                 return Ok(false);

@@ -2,14 +2,14 @@
 //!
 //! The unit is one virtual server with all that belongs to it: its policies, its real servers, its flows. So a share keeps
 //! the order of a commit's steps for each of them. Each service has a turn, one virtual server at a time; what belongs to
-//! no service any more has the turn of its address, behind what is wanted there. A VIP's route waits until none of its
-//! virtual servers does.
+//! no service any more has the turn of its address, behind what is wanted there. What makes a VIP live waits until none of
+//! its virtual servers does: its route, and its element of `vips`, which refuses what no virtual server has.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use ipvs::VirtualServer;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use service_model::ObjectName;
 
 use crate::compile::Priority;
@@ -31,9 +31,9 @@ pub(crate) struct Agenda {
     order: BTreeMap<Priority, VecDeque<Turn>>,
     /// Virtual servers that wait, by address.
     waiting: FxHashMap<IpAddr, usize>,
-    /// VIPs that go live when none of their virtual servers waits.
-    routes: FxHashSet<IpAddr>,
-    /// Those of `routes` for which that may be so now.
+    /// What makes a VIP live, by address.
+    lives: FxHashMap<IpAddr, Vec<Key>>,
+    /// Those of `lives` none of whose virtual servers may wait now.
     ready: Vec<IpAddr>,
 }
 
@@ -56,7 +56,7 @@ pub(crate) enum Turn {
 impl Agenda {
     /// Nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.first.is_empty() && self.servers.is_empty() && self.routes.is_empty()
+        self.first.is_empty() && self.servers.is_empty() && self.lives.is_empty()
     }
 
     /// Adds a key that belongs to no virtual server.
@@ -64,9 +64,9 @@ impl Agenda {
         self.first.push(key);
     }
 
-    /// Adds a VIP that goes live behind its virtual servers.
-    pub(crate) fn add_route(&mut self, ip: IpAddr) {
-        self.routes.insert(ip);
+    /// Adds a key that makes a VIP live, behind its virtual servers.
+    pub(crate) fn add_live(&mut self, ip: IpAddr, key: Key) {
+        self.lives.entry(ip).or_default().push(key);
         self.ready.push(ip);
     }
 
@@ -152,14 +152,17 @@ impl Agenda {
         }
     }
 
-    /// Routes of VIPs none of whose virtual servers waits.
-    pub(crate) fn take_routes(&mut self) -> Vec<Key> {
-        let (waiting, routes) = (&self.waiting, &mut self.routes);
-        let ready = std::mem::take(&mut self.ready).into_iter();
-        ready
-            .filter(|ip| !waiting.contains_key(ip) && routes.remove(ip))
-            .map(Key::Route)
-            .collect()
+    /// What makes those VIPs live none of whose virtual servers waits.
+    pub(crate) fn take_live(&mut self) -> Vec<Key> {
+        let mut keys = Vec::new();
+        for ip in std::mem::take(&mut self.ready) {
+            if !self.waiting.contains_key(&ip) {
+                keys.extend(self.lives.remove(&ip).unwrap_or_default());
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys
     }
 }
 
@@ -193,16 +196,18 @@ mod tests {
         let dns = (Priority::Dns, Turn::Service(ObjectName::new("kube-system", "dns")));
         agenda.add(server(3, 53), Key::VirtualServer(server(3, 53)), || dns);
         for net in [1, 2, 4] {
-            agenda.add_route([10, 0, 0, net].into());
+            let ip = IpAddr::from([10, 0, 0, net]);
+            agenda.add_live(ip, Key::Route(ip));
+            agenda.add_live(ip, Key::Route(ip));
         }
-        assert_eq!(agenda.take_routes(), [Key::Route([10, 0, 0, 4].into())]);
+        assert_eq!(agenda.take_live(), [Key::Route([10, 0, 0, 4].into())]);
         agenda.mark();
         agenda.add(server(5, 1), Key::VirtualServer(server(5, 1)), || turn("later"));
         let mut taken = Vec::new();
         while let Some(keys) = agenda.next() {
             taken.extend(keys);
             assert_eq!(agenda.is_past_mark(), taken.len() >= 104);
-            taken.extend(agenda.take_routes());
+            taken.extend(agenda.take_live());
         }
         let of = |net, port| Key::VirtualServer(server(net, port));
         let small = [of(2, 1), Key::Route([10, 0, 0, 2].into())];

@@ -9,7 +9,8 @@ use rustc_hash::FxHashSet;
 use super::Ledger;
 use crate::agenda::Turn;
 use crate::compile::Priority;
-use crate::plan::{Key, Op, Placed, Plan};
+use crate::element::ElementKey;
+use crate::plan::{Key, Op, Placed, Plan, PolicyCommand};
 
 impl Ledger {
     /// The staged changes in order, all of them, without those that wait for their retry and without the addresses to be
@@ -41,8 +42,8 @@ impl Ledger {
             let Some(keys) = self.agenda.next() else { break };
             self.place(keys, now, &mut placed, &mut settled);
         }
-        let routes = self.agenda.take_routes();
-        self.place(routes, now, &mut placed, &mut settled);
+        let live = self.agenda.take_live();
+        self.place(live, now, &mut placed, &mut settled);
         self.settle(&settled);
         // They stay staged until the kernel has answered, and nothing is left to be done.
         self.staged.extend(placed.iter().map(|placed| placed.op.key()));
@@ -71,7 +72,8 @@ impl Ledger {
             };
             match (op, key.virtual_server()) {
                 (Op::Vip(VipCommand::AddAddress(_)), _) => settled.push(*key),
-                (Op::Vip(VipCommand::AddRoute(ip)), _) => self.agenda.add_route(ip),
+                (Op::Vip(VipCommand::AddRoute(ip)), _) => self.agenda.add_live(ip, *key),
+                (Op::Policy(PolicyCommand::Add(ElementKey::Vip(ip), _)), _) => self.agenda.add_live(ip, *key),
                 (_, Some(server)) => {
                     let entry = self.servers.get(&server);
                     let turn = || match entry.and_then(|entry| entry.owner.clone()) {
