@@ -50,7 +50,11 @@ const OWNED: &[(&str, &[&str])] = &[
 ];
 
 /// `service-model` is pure: these alone.
-const PURE: &[&str] = &["ipnet", "rustc-hash", "smallvec", "thiserror"];
+const PURE: &[&str] = &["foldhash", "ipnet", "smallvec", "thiserror"];
+
+/// Hashes without a seed. Who writes objects chooses the keys of our maps, and keys that collide make each look-up a walk
+/// (audit F24). `foldhash` begins each process with a seed of its own.
+const UNSEEDED: &[&str] = &["fnv", "fxhash", "nohash-hasher", "rustc-hash"];
 
 /// The workspace's crates with their normal and build dependencies.
 fn workspace() -> BTreeMap<String, BTreeSet<String>> {
@@ -94,6 +98,8 @@ fn violations(workspace: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
                 found.push(format!(
                     "{package} must not name {dependency}, which belongs to {owners:?}"
                 ));
+            } else if UNSEEDED.contains(&dependency.as_str()) {
+                found.push(format!("{package} must not name {dependency}: its hash has no seed"));
             } else if package == "service-model" && !PURE.contains(&dependency.as_str()) {
                 found.push(format!("service-model is pure: {dependency} is none of {PURE:?}"));
             }
@@ -107,6 +113,15 @@ fn the_edges_are_those_of_the_table() {
     let workspace = workspace();
     assert!(workspace.len() >= 9, "{workspace:?}");
     assert_eq!(violations(&workspace), Vec::<String>::new());
+}
+
+#[test]
+fn f24_a_hash_without_a_seed_is_found() {
+    let mut workspace = workspace();
+    let dependencies = workspace.entry("service-model".to_owned()).or_default();
+    dependencies.insert("rustc-hash".to_owned());
+    let found = violations(&workspace);
+    assert_eq!(found, ["service-model must not name rustc-hash: its hash has no seed"]);
 }
 
 #[test]

@@ -11,8 +11,8 @@ use dataplane::kernel::{KernelBroken, OpError, PresentServer};
 use dataplane::live::LiveKernel;
 use dataplane::plane::Plane;
 use dataplane::{DataPlane, Kernel, Op, Settings, Snapshot};
+use foldhash::HashMap;
 use ipvs::{RealServer, VirtualServer};
-use rustc_hash::FxHashMap;
 use service_model::{Cluster, Config, Event, Family};
 
 /// Messages to the kernel: those sent, and those that may still be.
@@ -79,7 +79,7 @@ impl Kernel for StoppingKernel {
         self.inner.read_virtual_server(server)
     }
 
-    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+    fn connections(&mut self, server: &VirtualServer) -> Result<HashMap<RealServer, u32>, KernelBroken> {
         self.inner.connections(server)
     }
 

@@ -4,8 +4,8 @@ use std::process;
 
 use dataplane::kernel::PresentServer;
 use dataplane::{Kernel, KernelBroken, Op, OpError, Snapshot};
+use foldhash::HashMap;
 use ipvs::{RealServer, VirtualServer};
-use rustc_hash::FxHashMap;
 
 use crate::cli::EXIT_READER_GONE;
 use crate::stdout::{print_lines, reader_is_gone};
@@ -45,10 +45,10 @@ impl<K: Kernel> Kernel for DryRun<K> {
             .map_or(Ok(None), |kernel| kernel.read_virtual_server(server))
     }
 
-    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+    fn connections(&mut self, server: &VirtualServer) -> Result<HashMap<RealServer, u32>, KernelBroken> {
         self.inner
             .as_mut()
-            .map_or_else(|| Ok(FxHashMap::default()), |kernel| kernel.connections(server))
+            .map_or_else(|| Ok(HashMap::default()), |kernel| kernel.connections(server))
     }
 
     fn execute(&mut self, ops: &[Op]) -> Result<Vec<Result<(), OpError>>, KernelBroken> {
@@ -73,7 +73,7 @@ impl Kernel for Nowhere {
         match *self {}
     }
 
-    fn connections(&mut self, _: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+    fn connections(&mut self, _: &VirtualServer) -> Result<HashMap<RealServer, u32>, KernelBroken> {
         match *self {}
     }
 

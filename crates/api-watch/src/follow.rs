@@ -9,10 +9,10 @@ mod listing;
 
 use std::time::{Duration, Instant};
 
+use foldhash::HashSet;
 use http::Response;
 use http_body_util::BodyExt;
 use kube::client::Body;
-use rustc_hash::FxHashSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use service_model::{Batch, Event, ObjectName};
@@ -45,7 +45,7 @@ pub(crate) struct Follower {
     collection: Collection,
     batches: mpsc::Sender<Batch>,
     /// The objects that the model has, or knows as unreadable.
-    known: FxHashSet<ObjectName>,
+    known: HashSet<ObjectName>,
     /// Where the next watch resumes; `None` = a list is due.
     version: Option<String>,
     /// The server may have been restored meanwhile: its version is looked at before a watch is resumed.
@@ -87,7 +87,7 @@ impl Follower {
             connection,
             collection,
             batches,
-            known: FxHashSet::default(),
+            known: HashSet::default(),
             version: None,
             doubtful: false,
             contradiction: None,

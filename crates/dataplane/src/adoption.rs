@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use rustc_hash::FxHashSet;
+use foldhash::HashSet;
 
 use crate::plan::Key;
 
@@ -71,13 +71,13 @@ impl fmt::Display for Drift {
 #[derive(Debug, Default)]
 pub(crate) struct Adoption {
     /// Objects that we wrote after the look was asked for: what it says of them may be old.
-    written: FxHashSet<Key>,
+    written: HashSet<Key>,
     /// What was not as it was thought to be.
     pub(crate) drift: Drift,
 }
 
 impl Adoption {
-    pub(crate) fn new(written: FxHashSet<Key>) -> Self {
+    pub(crate) fn new(written: HashSet<Key>) -> Self {
         Self {
             written,
             drift: Drift::default(),

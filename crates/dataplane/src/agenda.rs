@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
+use foldhash::HashMap;
 use ipvs::VirtualServer;
-use rustc_hash::FxHashMap;
 use service_model::ObjectName;
 
 use crate::compile::Priority;
@@ -20,19 +20,19 @@ use crate::plan::Key;
 pub(crate) struct Agenda {
     /// What belongs to no virtual server: goes with the next share.
     first: Vec<Key>,
-    servers: FxHashMap<VirtualServer, Waiting>,
+    servers: HashMap<VirtualServer, Waiting>,
     /// Counted up by [`Agenda::mark`].
     generation: u64,
     /// Virtual servers that waited at the last mark, and still do.
     marked: usize,
     /// The virtual servers of each turn.
-    turns: FxHashMap<Turn, VecDeque<VirtualServer>>,
+    turns: HashMap<Turn, VecDeque<VirtualServer>>,
     /// Whose turn it is, by priority (L3).
     order: BTreeMap<Priority, VecDeque<Turn>>,
     /// Virtual servers that wait, by address.
-    waiting: FxHashMap<IpAddr, usize>,
+    waiting: HashMap<IpAddr, usize>,
     /// What makes a VIP live, by address.
-    lives: FxHashMap<IpAddr, Vec<Key>>,
+    lives: HashMap<IpAddr, Vec<Key>>,
     /// Those of `lives` none of whose virtual servers may wait now.
     ready: Vec<IpAddr>,
 }

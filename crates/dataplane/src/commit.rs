@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use foldhash::HashSet;
 use ipvs::{Command, RealServer, SchedulerName, VipCommand, VirtualServer};
 use nftables::Family;
-use rustc_hash::FxHashSet;
 
 use crate::element::{ElementKey, Place, family_of};
 use crate::kernel::{Kernel, KernelBroken, OpError};
@@ -179,11 +179,11 @@ fn refuse(op: &Op, error: OpError, ledger: &mut Ledger, withheld: &mut Withheld,
 /// not go live, and a virtual server does not stand without its policies.
 #[derive(Default)]
 struct Withheld {
-    vips: FxHashSet<IpAddr>,
-    places: FxHashSet<Place>,
-    families: FxHashSet<Family>,
+    vips: HashSet<IpAddr>,
+    places: HashSet<Place>,
+    families: HashSet<Family>,
     /// Addresses of virtual servers that the next plan adds in another way.
-    anew: FxHashSet<IpAddr>,
+    anew: HashSet<IpAddr>,
 }
 
 impl Withheld {

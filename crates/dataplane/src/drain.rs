@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashSet};
 use ipvs::{RealServer, VirtualServer};
-use rustc_hash::{FxHashMap, FxHashSet};
 
 /// How often draining real servers are looked at.
 pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -32,7 +32,7 @@ pub type Drained = (VirtualServer, RealServer);
 /// All that drain.
 #[derive(Debug, Default)]
 pub struct Drains {
-    states: FxHashMap<Drained, State>,
+    states: HashMap<Drained, State>,
     /// When they were looked at last.
     looked_at: Option<Instant>,
 }
@@ -94,7 +94,7 @@ impl Drains {
     pub(crate) fn begin_look(&mut self, now: Instant) -> Vec<VirtualServer> {
         self.looked_at = (!self.states.is_empty()).then_some(now);
         let waiting = self.states.iter().filter(|(_, state)| **state != State::Over);
-        let servers: FxHashSet<_> = waiting.map(|((server, _), _)| *server).collect();
+        let servers: HashSet<_> = waiting.map(|((server, _), _)| *server).collect();
         servers.into_iter().collect()
     }
 
@@ -102,7 +102,7 @@ impl Drains {
     pub(crate) fn look(
         &mut self,
         server: &VirtualServer,
-        connections: &FxHashMap<RealServer, u32>,
+        connections: &HashMap<RealServer, u32>,
         now: Instant,
     ) -> Vec<RealServer> {
         let mut over = Vec::new();

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
+use foldhash::HashMap;
 use ipvs::{Command, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer, VirtualServerConfig};
 use nftables::Family;
-use rustc_hash::FxHashMap;
 use service_model::Scheduler;
 
 use crate::compile::scheduler_name;
@@ -196,7 +196,7 @@ impl Kernel for FakeKernel {
         Ok(self.present(server))
     }
 
-    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+    fn connections(&mut self, server: &VirtualServer) -> Result<HashMap<RealServer, u32>, KernelBroken> {
         let reals = self.table.get(server).map(|(_, reals)| reals.keys().copied());
         let count = |real| {
             (

@@ -5,9 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use conntrack::Passes;
+use foldhash::{HashMap, HashSet};
 use ipvs::{Forward, RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
 use nftables::Family;
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::element::{ElementKey, ElementValue, SetName};
 use crate::node_port_set::FormerNodePort;
@@ -32,7 +32,7 @@ pub trait Kernel {
     ///
     /// # Errors
     /// Where the kernel cannot be asked.
-    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken>;
+    fn connections(&mut self, server: &VirtualServer) -> Result<HashMap<RealServer, u32>, KernelBroken>;
 
     /// Executes ops in order, each on its own, and tells for each how it went. Empty in, empty out. Ops of the policy
     /// tables that stand together are one transaction: those that are not refused happen at one moment.
@@ -75,8 +75,8 @@ pub struct PresentTable {
 
 impl Snapshot {
     /// The virtual servers that the policy tables say are ours, and those of a former kube-proxy's NodePorts (L10).
-    pub fn owned(&self) -> FxHashSet<VirtualServer> {
-        let former = self.former_node_ports.iter().collect::<FxHashSet<_>>();
+    pub fn owned(&self) -> HashSet<VirtualServer> {
+        let former = self.former_node_ports.iter().collect::<HashSet<_>>();
         let taken_over = self.virtual_servers.iter().filter(|present| present.is_one_of(&former));
         let elements = self.tables.iter().flat_map(|table| &table.elements);
         elements
@@ -92,7 +92,7 @@ impl Snapshot {
     /// that we bind (L10).
     pub fn ours(&self) -> Vec<VirtualServer> {
         let owned = self.owned();
-        let bound: FxHashSet<_> = self.routes.iter().chain(&self.addresses).collect();
+        let bound: HashSet<_> = self.routes.iter().chain(&self.addresses).collect();
         let ours = |server: &VirtualServer| {
             owned.contains(server) || server.address().is_some_and(|address| bound.contains(&address))
         };
@@ -103,7 +103,7 @@ impl Snapshot {
 
 impl PresentServer {
     /// At one of these NodePorts, and as kube-proxy makes them: it masquerades to every real server.
-    fn is_one_of(&self, former: &FxHashSet<&FormerNodePort>) -> bool {
+    fn is_one_of(&self, former: &HashSet<&FormerNodePort>) -> bool {
         let VirtualServer::Address { port, protocol, .. } = self.server else {
             return false;
         };

@@ -6,9 +6,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use foldhash::{HashMap, HashSet};
 use ipvs::{Command, Flags, Protocol, RealServer, RealServerConfig, SchedulerName, VirtualServer, VirtualServerConfig};
 use nftables::Family;
-use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::{ObjectName, Scheduler};
 
 use crate::adoption::{Adoption, Drift};
@@ -35,32 +35,32 @@ pub const UDP_GRACE: Duration = Duration::from_millis(500);
 /// Wanted and present objects.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    servers: FxHashMap<VirtualServer, ServerEntry>,
+    servers: HashMap<VirtualServer, ServerEntry>,
     vips: VipLedger,
     policies: PolicyLedger,
     drains: Drains,
     /// How long a real server drains where its service does not say; zero = without end.
     drain_timeout: Duration,
     /// The virtual servers of each service.
-    services: FxHashMap<ObjectName, Vec<VirtualServer>>,
+    services: HashMap<ObjectName, Vec<VirtualServer>>,
     /// Objects whose two sides may differ since the last share was taken, without the addresses to be added.
-    staged: FxHashSet<Key>,
+    staged: HashSet<Key>,
     /// Objects whose turn has not come yet.
     agenda: Agenda,
     /// Flows that are looked for when the walk before has been paid for, and when that is.
-    resting: FxHashSet<Key>,
+    resting: HashSet<Key>,
     rest_until: Option<Instant>,
     /// Objects that wait for a retry, their own or of what they need.
-    parked: FxHashSet<Key>,
+    parked: HashSet<Key>,
     refused: Refusals,
     /// Objects that the kernel held otherwise than was thought when they were written last.
-    surprising: FxHashSet<Key>,
+    surprising: HashSet<Key>,
     /// Schedulers that the kernel turned out to lack; asked for again after the next adoption (T22).
-    no_schedulers: FxHashSet<SchedulerName>,
+    no_schedulers: HashSet<SchedulerName>,
     /// Virtual servers that have `rr` in place of one of these.
-    without_theirs: FxHashMap<VirtualServer, SchedulerName>,
+    without_theirs: HashMap<VirtualServer, SchedulerName>,
     /// Objects that were written since a snapshot was asked for.
-    written: Option<FxHashSet<Key>>,
+    written: Option<HashSet<Key>>,
     /// Virtual servers with `rr` that were not told yet.
     fallen_back: Vec<(VirtualServer, SchedulerName)>,
 }
@@ -78,7 +78,7 @@ fn flows_of(server: &VirtualServer) -> Option<Key> {
 }
 
 /// Flows of insiders are named by where they were sent first; they go on or end with those of where they arrive.
-fn stage_redirected_flows(staged: &mut FxHashSet<Key>, from: Place, to: SocketAddr) {
+fn stage_redirected_flows(staged: &mut HashSet<Key>, from: Place, to: SocketAddr) {
     let target = Place {
         address: to.ip(),
         port: to.port(),
@@ -138,12 +138,12 @@ impl Ledger {
 
     /// From now on what is written is noted, until the next [`Ledger::adopt`]: its snapshot may be from before.
     pub fn watch_writes(&mut self) {
-        self.written = Some(FxHashSet::default());
+        self.written = Some(HashSet::default());
     }
 
     fn adopt_servers(&mut self, snapshot: &Snapshot, adoption: &mut Adoption) {
         let owned = snapshot.owned();
-        let mut present: FxHashMap<_, _> = snapshot.virtual_servers.iter().map(|it| (it.server, it)).collect();
+        let mut present: HashMap<_, _> = snapshot.virtual_servers.iter().map(|it| (it.server, it)).collect();
         for (server, entry) in &mut self.servers {
             entry.adopt(*server, present.remove(server), adoption);
         }
@@ -201,7 +201,7 @@ impl Ledger {
         self.policies.want(service, &objects.elements, &mut self.staged);
         let before = self.services.remove(service).unwrap_or_default();
         let now: Vec<_> = objects.servers.iter().map(|object| object.server).collect();
-        let kept: FxHashSet<_> = now.iter().copied().collect();
+        let kept: HashSet<_> = now.iter().copied().collect();
         for object in &objects.servers {
             self.want_server(service, priority, object, objects.drain_timeout);
         }
@@ -423,7 +423,7 @@ impl Ledger {
 
     /// Takes in how many connections the real servers of a virtual server have: those that drain and have none, or whose
     /// time is over, go with the next commit. True where there is one.
-    pub fn look(&mut self, server: &VirtualServer, connections: &FxHashMap<RealServer, u32>, now: Instant) -> bool {
+    pub fn look(&mut self, server: &VirtualServer, connections: &HashMap<RealServer, u32>, now: Instant) -> bool {
         let over = self.drains.look(server, connections, now);
         self.staged
             .extend(over.iter().map(|real| Key::RealServer(*server, *real)));

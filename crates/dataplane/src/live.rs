@@ -5,9 +5,9 @@ use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
 
 use conntrack::{Conntrack, Filter, Flow, Passes};
+use foldhash::{HashMap, HashSet};
 use ipvs::{Command, Counters, Ipvs, RealServer, RealServerConfig, RealServerState, VipCommand, Vips, VirtualServer};
 use nftables::{Family, Nftables};
-use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::warn;
 
 use crate::element::{ElementKey, ElementValue, SetName};
@@ -140,13 +140,13 @@ impl LiveKernel {
         let mut answers = vec![Ok(()); all.len()];
         for family in [conntrack::Family::V4, conntrack::Family::V6] {
             let of_family = |flows: &&EndFlows| conntrack::Family::of(flows.place.address) == family;
-            let keep: FxHashMap<SocketAddr, &[SocketAddr]> = all
+            let keep: HashMap<SocketAddr, &[SocketAddr]> = all
                 .iter()
                 .copied()
                 .filter(of_family)
                 .map(|flows| (flows.place.socket(), &*flows.keep))
                 .collect();
-            let endpoints: FxHashSet<SocketAddr> = keep.values().copied().flatten().copied().collect();
+            let endpoints: HashSet<SocketAddr> = keep.values().copied().flatten().copied().collect();
             let stale = |flow: &Flow| {
                 let keep = keep.get(&flow.original.destination);
                 keep.is_some_and(|keep| keep.binary_search(&flow.reply_source).is_err())
@@ -240,7 +240,7 @@ impl Kernel for LiveKernel {
         // Real servers from the text table, which is the only list of all of them; the rest of a virtual server
         // (flags, timeout in seconds) by one netlink dump.
         let table = ipvs::proc_table::read().map_err(broken("read /proc/net/ip_vs"))?;
-        let mut real_servers: FxHashMap<_, _> = table
+        let mut real_servers: HashMap<_, _> = table
             .into_iter()
             .map(|entry| {
                 let reals = entry.real_servers.iter().map(|real| {
@@ -302,7 +302,7 @@ impl Kernel for LiveKernel {
         }))
     }
 
-    fn connections(&mut self, server: &VirtualServer) -> Result<FxHashMap<RealServer, u32>, KernelBroken> {
+    fn connections(&mut self, server: &VirtualServer) -> Result<HashMap<RealServer, u32>, KernelBroken> {
         let found = self.ipvs.real_servers(server).map_err(broken("count connections"))?;
         let count = |real: RealServerState| (real.server, real.active.saturating_add(real.inactive));
         Ok(found.into_iter().map(count).collect())

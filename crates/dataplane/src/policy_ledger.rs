@@ -4,8 +4,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
 use nftables::Family;
-use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::ObjectName;
 
 use crate::adoption::Adoption;
@@ -21,9 +21,9 @@ use crate::survey::{ObjectKind, Survey};
 pub(crate) struct PolicyLedger {
     v4: Table,
     v6: Table,
-    elements: FxHashMap<ElementKey, Entry>,
+    elements: HashMap<ElementKey, Entry>,
     /// The elements of each service, sorted.
-    services: FxHashMap<ObjectName, Box<[ElementKey]>>,
+    services: HashMap<ObjectName, Box<[ElementKey]>>,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl PolicyLedger {
     }
 
     /// Rules of one family.
-    pub(crate) fn want_rules(&mut self, rules: Rules, staged: &mut FxHashSet<Key>) {
+    pub(crate) fn want_rules(&mut self, rules: Rules, staged: &mut HashSet<Key>) {
         let family = rules.family;
         let table = self.table(family);
         if table.wanted.as_deref() != Some(&rules) {
@@ -71,7 +71,7 @@ impl PolicyLedger {
         &mut self,
         service: &ObjectName,
         elements: &[(ElementKey, ElementValue)],
-        staged: &mut FxHashSet<Key>,
+        staged: &mut HashSet<Key>,
     ) {
         let before = self.services.remove(service).unwrap_or_default();
         for (key, value) in elements {
@@ -109,7 +109,7 @@ impl PolicyLedger {
     }
 
     /// One element that belongs to no service.
-    pub(crate) fn want_alone(&mut self, key: ElementKey, wanted: bool, staged: &mut FxHashSet<Key>) {
+    pub(crate) fn want_alone(&mut self, key: ElementKey, wanted: bool, staged: &mut HashSet<Key>) {
         let entry = self.elements.entry(key).or_default();
         let value = wanted.then_some(ElementValue::There);
         if entry.slot.wanted != value {
@@ -140,7 +140,7 @@ impl PolicyLedger {
     }
 
     /// Takes in what the kernel holds. Where a table is not as it should be, nothing is told of its elements.
-    pub(crate) fn adopt(&mut self, present: &[PresentTable], staged: &mut FxHashSet<Key>, adoption: &mut Adoption) {
+    pub(crate) fn adopt(&mut self, present: &[PresentTable], staged: &mut HashSet<Key>, adoption: &mut Adoption) {
         for family in [Family::Ip, Family::Ip6] {
             // A table that was written meanwhile had its elements written, too.
             if !adoption.tells(&Key::Rules(family)) {
@@ -157,7 +157,7 @@ impl PolicyLedger {
             for (key, _) in elements {
                 self.elements.entry(*key).or_default();
             }
-            let elements: FxHashMap<_, _> = elements.iter().copied().collect();
+            let elements: HashMap<_, _> = elements.iter().copied().collect();
             for (key, entry) in self.elements.iter_mut().filter(|(key, _)| key.family() == family) {
                 let value = elements.get(key).copied().map(timeless);
                 if stands {
@@ -175,13 +175,13 @@ impl PolicyLedger {
     }
 
     /// The table is not as it was thought to be.
-    pub(crate) fn table_missing(&mut self, family: Family, staged: &mut FxHashSet<Key>) {
+    pub(crate) fn table_missing(&mut self, family: Family, staged: &mut HashSet<Key>) {
         self.table(family).has = None;
         self.stage_rules(family, staged);
     }
 
     /// Where a table is to be made anew, its elements are, too.
-    fn stage_rules(&mut self, family: Family, staged: &mut FxHashSet<Key>) {
+    fn stage_rules(&mut self, family: Family, staged: &mut HashSet<Key>) {
         if !self.table(family).differs() {
             return;
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 use crate::plan::Key;
 
@@ -29,12 +29,12 @@ pub struct Refused {
 /// Refused objects, by key and by time.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
-    by_key: FxHashMap<Key, Refused>,
+    by_key: HashMap<Key, Refused>,
     by_time: BTreeSet<(Instant, Key)>,
     /// The same of what is tried in the background.
     background: BTreeSet<(Instant, Key)>,
     /// When virtual servers are tried again, by address.
-    servers: FxHashMap<IpAddr, BTreeSet<(Instant, Key)>>,
+    servers: HashMap<IpAddr, BTreeSet<(Instant, Key)>>,
     /// One was made good, or given up, since [`Refusals::take_freed`].
     freed: bool,
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashSet};
 use ipvs::{RealServer, RealServerConfig, VirtualServer, VirtualServerConfig};
-use rustc_hash::{FxHashMap, FxHashSet};
 use service_model::ObjectName;
 
 use crate::adoption::Adoption;
@@ -99,7 +99,7 @@ impl ServerEntry {
         &mut self,
         server: VirtualServer,
         reals: &[(RealServer, RealServerConfig)],
-        staged: &mut FxHashSet<Key>,
+        staged: &mut HashSet<Key>,
     ) -> bool {
         // Sorted, so that each side is walked once whatever the number of endpoints.
         let mut wanted: Vec<_> = reals
@@ -142,7 +142,7 @@ impl ServerEntry {
         adoption.take(&mut self.slot.has, config, Key::VirtualServer(server));
         let reals = present.map_or(&[][..], |present| &present.real_servers);
         self.make_room(reals.iter().map(|(real, _)| *real));
-        let reals: FxHashMap<_, _> = reals.iter().copied().collect();
+        let reals: HashMap<_, _> = reals.iter().copied().collect();
         for real in &mut self.real_servers {
             let config = reals.get(&real.server).copied();
             adoption.take(&mut real.slot.has, config, Key::RealServer(server, real.server));
@@ -150,7 +150,7 @@ impl ServerEntry {
     }
 
     /// Stages what differs. True where something does.
-    pub(crate) fn stage(&self, server: VirtualServer, staged: &mut FxHashSet<Key>) -> bool {
+    pub(crate) fn stage(&self, server: VirtualServer, staged: &mut HashSet<Key>) -> bool {
         let before = staged.len();
         if self.slot.difference().is_some() {
             staged.insert(Key::VirtualServer(server));

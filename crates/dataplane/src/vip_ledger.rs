@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
+use foldhash::{HashMap, HashSet};
 use ipvs::VipCommand;
-use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::adoption::Adoption;
 use crate::compile::Priority;
@@ -15,9 +15,9 @@ use crate::survey::{ObjectKind, Survey};
 /// Routes and addresses.
 #[derive(Debug, Default)]
 pub(crate) struct VipLedger {
-    vips: FxHashMap<IpAddr, Vip>,
+    vips: HashMap<IpAddr, Vip>,
     /// VIPs whose address is to be added to `kube-ipvs0`. Apart, so that a commit does not walk them.
-    background: FxHashSet<IpAddr>,
+    background: HashSet<IpAddr>,
     /// Addresses on `kube-ipvs0` are wanted at all.
     with_addresses: bool,
 }
@@ -52,13 +52,13 @@ impl VipLedger {
     }
 
     /// One more wanted virtual server is there.
-    pub(crate) fn add_user(&mut self, ip: IpAddr, staged: &mut FxHashSet<Key>) {
+    pub(crate) fn add_user(&mut self, ip: IpAddr, staged: &mut HashSet<Key>) {
         self.vips.entry(ip).or_default().users += 1;
         self.stage(ip, staged);
     }
 
     /// One less.
-    pub(crate) fn remove_user(&mut self, ip: IpAddr, staged: &mut FxHashSet<Key>) {
+    pub(crate) fn remove_user(&mut self, ip: IpAddr, staged: &mut HashSet<Key>) {
         if let Some(vip) = self.vips.get_mut(&ip) {
             vip.users = vip.users.saturating_sub(1);
             self.stage(ip, staged);
@@ -71,7 +71,7 @@ impl VipLedger {
         vip.priority = vip.priority.min(priority);
     }
 
-    fn stage(&mut self, ip: IpAddr, staged: &mut FxHashSet<Key>) {
+    fn stage(&mut self, ip: IpAddr, staged: &mut HashSet<Key>) {
         let vip = self.vips.entry(ip).or_default();
         let wanted = (vip.users > 0).then_some(());
         vip.route.wanted = wanted;
@@ -92,14 +92,14 @@ impl VipLedger {
     }
 
     /// Takes in what the kernel holds.
-    pub(crate) fn adopt(&mut self, snapshot: &Snapshot, staged: &mut FxHashSet<Key>, adoption: &mut Adoption) {
-        let routes: FxHashSet<_> = snapshot.routes.iter().copied().collect();
-        let addresses: FxHashSet<_> = snapshot.addresses.iter().copied().collect();
+    pub(crate) fn adopt(&mut self, snapshot: &Snapshot, staged: &mut HashSet<Key>, adoption: &mut Adoption) {
+        let routes: HashSet<_> = snapshot.routes.iter().copied().collect();
+        let addresses: HashSet<_> = snapshot.addresses.iter().copied().collect();
         for ip in routes.union(&addresses) {
             self.vips.entry(*ip).or_default();
         }
         for (ip, vip) in &mut self.vips {
-            let there = |of: &FxHashSet<IpAddr>| of.contains(ip).then_some(());
+            let there = |of: &HashSet<IpAddr>| of.contains(ip).then_some(());
             adoption.take(&mut vip.route.has, there(&routes), Key::Route(*ip));
             adoption.take(&mut vip.address.has, there(&addresses), Key::Address(*ip));
         }

@@ -1,6 +1,6 @@
 //! What came in: numbers for metrics, and when the changes of endpoints were triggered.
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 use crate::name::ObjectName;
 use crate::object::Family;
@@ -25,7 +25,7 @@ pub struct Pending {
     pub endpoint_slices: u64,
     /// When a change of an EndpointSlice was triggered, in nanoseconds since 1970, by its service. Not of the first list,
     /// which tells of changes long past, and not of what went: its time is that of the change before.
-    pub triggers: FxHashMap<ObjectName, Vec<(Family, i64)>>,
+    pub triggers: HashMap<ObjectName, Vec<(Family, i64)>>,
 }
 
 impl Pending {

@@ -3,7 +3,7 @@
 //! An event costs what its service costs to compute. Without folding, whoever changes one large Service faster than it is
 //! computed keeps every other one waiting (audit F3).
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 use crate::event::{Batch, Event, Kind};
 use crate::name::ObjectName;
@@ -14,7 +14,7 @@ pub struct Backlog {
     /// In the order in which they came; `None` = a newer one took its place.
     events: Vec<Option<Event>>,
     /// Where the newest event of each subject is.
-    places: FxHashMap<Subject, usize>,
+    places: HashMap<Subject, usize>,
     /// Events that a newer one took the place of.
     folded: Folded,
 }

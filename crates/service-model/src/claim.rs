@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::collections::hash_map;
 use std::ops::Bound;
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 use smallvec::SmallVec;
 
 use crate::frontend::{AddressKind, FrontendKey};
@@ -45,7 +45,7 @@ pub(crate) enum Standing<'a> {
 /// All claims, by place.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    places: FxHashMap<FrontendKey, Place>,
+    places: HashMap<FrontendKey, Place>,
 }
 
 impl Claims {

@@ -5,7 +5,7 @@
 use std::collections::hash_map;
 use std::net::IpAddr;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use foldhash::{HashMap, HashSet};
 
 use crate::arrival::{Arrivals, Pending};
 use crate::backlog::Backlog;
@@ -30,20 +30,20 @@ const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 #[derive(Debug)]
 pub struct Cluster {
     config: Config,
-    services: FxHashMap<ObjectName, Entry>,
+    services: HashMap<ObjectName, Entry>,
     /// The service of each slice.
-    slices: FxHashMap<ObjectName, ObjectName>,
+    slices: HashMap<ObjectName, ObjectName>,
     nodes: Nodes,
     /// The addresses of each other node, to know what goes with it.
-    node_addresses: FxHashMap<ObjectName, Vec<IpAddr>>,
+    node_addresses: HashMap<ObjectName, Vec<IpAddr>>,
     claims: Claims,
     /// Services with a load-balancer or external IP, by that address (T7, T18): those that want to answer there.
-    external: FxHashMap<IpAddr, FxHashSet<ObjectName>>,
-    with_node_ports: FxHashSet<ObjectName>,
+    external: HashMap<IpAddr, HashSet<ObjectName>>,
+    with_node_ports: HashSet<ObjectName>,
     /// Services with source ranges, which admit the node or not by its addresses (T15).
-    with_ranges: FxHashSet<ObjectName>,
-    touched: FxHashSet<ObjectName>,
-    complete: FxHashSet<Kind>,
+    with_ranges: HashSet<ObjectName>,
+    touched: HashSet<ObjectName>,
+    complete: HashSet<Kind>,
     unreadable: UnreadableObjects,
     arrivals: Arrivals,
 }
@@ -70,16 +70,16 @@ impl Cluster {
     pub fn new(config: Config) -> Self {
         Self {
             config,
-            services: FxHashMap::default(),
-            slices: FxHashMap::default(),
+            services: HashMap::default(),
+            slices: HashMap::default(),
             nodes: Nodes::default(),
-            node_addresses: FxHashMap::default(),
+            node_addresses: HashMap::default(),
             claims: Claims::default(),
-            external: FxHashMap::default(),
-            with_node_ports: FxHashSet::default(),
-            with_ranges: FxHashSet::default(),
-            touched: FxHashSet::default(),
-            complete: FxHashSet::default(),
+            external: HashMap::default(),
+            with_node_ports: HashSet::default(),
+            with_ranges: HashSet::default(),
+            touched: HashSet::default(),
+            complete: HashSet::default(),
             unreadable: UnreadableObjects::default(),
             arrivals: Arrivals::default(),
         }
@@ -281,7 +281,7 @@ impl Cluster {
                 created: service.created,
             }
         });
-        let kept: FxHashSet<_> = now.places.iter().copied().collect();
+        let kept: HashSet<_> = now.places.iter().copied().collect();
         let created = now.created;
         let before = std::mem::replace(&mut entry.claimed, now);
         let claim = |kind, created| Claim {
@@ -411,7 +411,7 @@ impl Cluster {
                 holders.insert(at, name.clone());
             }
         }
-        let [was, is]: [FxHashSet<_>; 2] = [&before, &addresses].map(|all| all.iter().copied().collect());
+        let [was, is]: [HashSet<_>; 2] = [&before, &addresses].map(|all| all.iter().copied().collect());
         let users = self.users(was.symmetric_difference(&is));
         if !addresses.is_empty() {
             self.node_addresses.insert(name, addresses);
@@ -449,12 +449,12 @@ impl Cluster {
     }
 
     /// The services with one of these as a load-balancer or external IP.
-    fn users<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> FxHashSet<ObjectName> {
+    fn users<'a>(&self, addresses: impl IntoIterator<Item = &'a IpAddr>) -> HashSet<ObjectName> {
         let users = addresses.into_iter().filter_map(|address| self.external.get(address));
         users.flatten().cloned().collect()
     }
 
-    fn claim_again(&mut self, services: FxHashSet<ObjectName>) {
+    fn claim_again(&mut self, services: HashSet<ObjectName>) {
         for name in services {
             self.claim(&name);
             self.touched.insert(name);

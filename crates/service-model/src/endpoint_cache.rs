@@ -1,9 +1,9 @@
 //! EndpointSlices of one service, folded: the addresses with their conditions, and nothing that is not used.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use foldhash::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use crate::event::Kind;
@@ -167,16 +167,16 @@ type Numbered<'a> = (&'a Slice, u16);
 
 /// The slices of a service by what a service port looks for, so that each port meets its own endpoints alone.
 pub(crate) struct Endpoints<'a> {
-    by_port: FxHashMap<(Family, &'a str, Protocol), Vec<Numbered<'a>>>,
+    by_port: HashMap<(Family, &'a str, Protocol), Vec<Numbered<'a>>>,
     zone: &'a str,
 }
 
 impl<'a> Endpoints<'a> {
     /// Of these slices, seen from a zone.
     pub(crate) fn new(slices: &'a [Slice], zone: &'a str) -> Self {
-        let mut by_port: FxHashMap<_, Vec<_>> = FxHashMap::default();
+        let mut by_port: HashMap<_, Vec<_>> = HashMap::default();
         for slice in slices {
-            let mut seen = FxHashSet::default();
+            let mut seen = HashSet::default();
             for port in &slice.ports {
                 step();
                 if seen.insert((&port.name, port.protocol, port.port)) {

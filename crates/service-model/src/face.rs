@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use foldhash::{HashMap, HashSet};
 use smallvec::SmallVec;
 
 use crate::config::Config;
@@ -37,9 +37,9 @@ pub(crate) struct Faces {
     /// Load-balancer addresses that are other nodes' own (T18).
     pub(crate) elsewhere: usize,
     /// Where each key is in `faces`.
-    seen: FxHashMap<FrontendKey, usize>,
+    seen: HashMap<FrontendKey, usize>,
     /// Addresses that have the ports of the service. One that is named again adds nothing.
-    addresses: FxHashSet<IpAddr>,
+    addresses: HashSet<IpAddr>,
     insiders_ports: Vec<Option<u16>>,
     /// The places that the service asks for, insiders' apart. Over the limit (T39) there are none but cluster IPs'.
     pub(crate) wanted_places: usize,
@@ -127,7 +127,7 @@ pub(crate) fn faces(service: &Service, config: &Config, nodes: &Nodes) -> Faces 
 /// The places that a service asks for, whether it can have them or not, without making a list of them.
 fn wanted_places(service: &Service, families: &[Family], config: &Config, nodes: &Nodes) -> usize {
     let external = external_addresses(service, config).filter(|ip| families.contains(&family_of(*ip)));
-    let addresses: FxHashSet<_> = external.chain(service.cluster_ips.iter().copied()).collect();
+    let addresses: HashSet<_> = external.chain(service.cluster_ips.iter().copied()).collect();
     let node_ports = service.ports.iter().filter(|port| port.node_port != 0).count();
     let of_node: usize = families
         .iter()
@@ -160,7 +160,7 @@ fn ingress_field(ingress: &LoadBalancerIngress) -> String {
 /// For each port of the service a number that the service does not have in this port's protocol, from the last one down;
 /// no number twice. `None` where there are no more.
 fn insiders_ports(service: &Service) -> Vec<Option<u16>> {
-    let taken: FxHashSet<_> = service.ports.iter().map(|port| (port.protocol, port.port)).collect();
+    let taken: HashSet<_> = service.ports.iter().map(|port| (port.protocol, port.port)).collect();
     let free = |protocol| -> Vec<u16> {
         let numbers = (1..=u16::MAX).rev().inspect(|_| step());
         let free = numbers.filter(|number| !taken.contains(&(protocol, *number)));
@@ -375,7 +375,7 @@ impl Faces {
     /// T15: where a load-balancer address is this node's, and the number of the port that of its NodePort, the place that has
     /// source ranges stands.
     fn prefer_restricted(&mut self, service: &Service, nodes: &Nodes) {
-        let mut balanced: FxHashMap<IpAddr, &LoadBalancerIngress> = FxHashMap::default();
+        let mut balanced: HashMap<IpAddr, &LoadBalancerIngress> = HashMap::default();
         for ingress in service
             .load_balancer_ingress
             .iter()

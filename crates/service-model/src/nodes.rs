@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use foldhash::{HashMap, HashSet};
 use ipnet::IpNet;
-use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 
 use crate::config::{Capture, Config, NodePortAddresses};
@@ -21,7 +21,7 @@ pub(crate) struct Nodes {
     /// Addresses of this node's interfaces; `None` until they were told.
     interfaces: Option<Vec<IpAddr>>,
     /// The same, to be asked one by one.
-    interface_set: FxHashSet<IpAddr>,
+    interface_set: HashSet<IpAddr>,
     /// Of this node's object: label `topology.kubernetes.io/zone`.
     pub(crate) zone: Box<str>,
     /// Of this node's object: its addresses, by precedence.
@@ -31,7 +31,7 @@ pub(crate) struct Nodes {
     /// What this node needs for itself (T41).
     pub(crate) protected: Protected,
     /// Addresses of other nodes (T18), each with the nodes that have it, in the order of their names.
-    pub(crate) others: FxHashMap<IpAddr, SmallVec<[ObjectName; 1]>>,
+    pub(crate) others: HashMap<IpAddr, SmallVec<[ObjectName; 1]>>,
     /// The addresses of all other nodes are known. Until then none but this node's own is safe to bind.
     pub(crate) others_complete: bool,
 }
@@ -41,12 +41,12 @@ impl Default for Nodes {
         Self {
             eligible: true,
             interfaces: None,
-            interface_set: FxHashSet::default(),
+            interface_set: HashSet::default(),
             zone: Box::default(),
             own: Vec::new(),
             pod_cidrs: Vec::new(),
             protected: Protected::default(),
-            others: FxHashMap::default(),
+            others: HashMap::default(),
             others_complete: false,
         }
     }

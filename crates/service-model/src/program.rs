@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use rustc_hash::{FxHashMap, FxHashSet};
+use foldhash::{HashMap, HashSet};
 
 use crate::claim::{Claim, Claims, Standing};
 use crate::config::Config;
@@ -31,7 +31,7 @@ pub(crate) struct View<'a> {
 struct Served<'a> {
     service: &'a Service,
     endpoints: Endpoints<'a>,
-    categories: FxHashMap<(usize, Family), Categories>,
+    categories: HashMap<(usize, Family), Categories>,
 }
 
 impl<'a> Served<'a> {
@@ -39,7 +39,7 @@ impl<'a> Served<'a> {
         Self {
             service,
             endpoints: Endpoints::new(slices, &view.nodes.zone),
-            categories: FxHashMap::default(),
+            categories: HashMap::default(),
         }
     }
 
@@ -152,7 +152,7 @@ fn frontends<'a>(whole: &Whole<'a>, served: &mut Served<'_>) -> Result<(Vec<Fron
         return Err(TooMany { real_servers, limit });
     }
     real_servers = 0;
-    let (mut frontends, mut reasons, mut lost) = (Vec::new(), Lost::new(), FxHashSet::default());
+    let (mut frontends, mut reasons, mut lost) = (Vec::new(), Lost::new(), HashSet::default());
     for face in &whole.faces.faces {
         step();
         let claim_alone = face.kind == AddressKind::NodePort && !face.key.address.is_unspecified();
@@ -371,7 +371,7 @@ fn health_check(service: &Service, served: &mut Served<'_>) -> Option<HealthChec
         && service.health_check_node_port != 0;
     let mut count = |family| {
         cluster_ip(service, family)?;
-        let mut addresses = FxHashSet::default();
+        let mut addresses = HashSet::default();
         for port in 0..service.ports.len() {
             let found = served.categories(port, family);
             let local = found.local.iter().filter(|_| found.local_ready);

@@ -71,9 +71,10 @@ fn f11_zone_hints_leave_with_their_slice() {
         cluster.take_touched();
         HELD.load(Ordering::Relaxed)
     };
-    // Tables of the cluster have their size after the first.
+    // A table of the cluster may be larger or smaller after each; one slice has 100 names of 19 bytes.
     let first = held_after(0..1);
-    assert_eq!(held_after(1..200), first);
+    let last = held_after(1..200);
+    assert!(last < first + 2_000, "{first} bytes, then {last}");
 }
 
 /// One test: the allocator counts for the whole process.

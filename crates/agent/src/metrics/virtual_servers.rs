@@ -6,9 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataplane::Survey;
+use foldhash::{HashMap, HashSet};
 use ipvs::{Ipvs, Statistics, VirtualServer};
 use prometheus_client::metrics::gauge::ConstGauge;
-use rustc_hash::{FxHashMap, FxHashSet};
 use tracing::warn;
 
 use super::page::Page;
@@ -31,10 +31,10 @@ struct State {
     read_at: Option<Instant>,
     took: Duration,
     /// Those with series of their own: they keep them as long as they live.
-    named: FxHashSet<VirtualServer>,
+    named: HashSet<VirtualServer>,
     series: Vec<(SeriesLabels, Statistics)>,
     /// What the others were at when they were read last.
-    others: FxHashMap<VirtualServer, Statistics>,
+    others: HashMap<VirtualServer, Statistics>,
     /// All that went through others so far. Only ever more.
     sum: Statistics,
 }
@@ -78,9 +78,9 @@ impl State {
 
     /// Foreign virtual servers are nobody's.
     fn take(&mut self, found: &[(VirtualServer, Statistics)], survey: &Survey, limit: usize) {
-        let owners: FxHashMap<_, _> = survey.owners.iter().map(|(server, owner)| (*server, owner)).collect();
+        let owners: HashMap<_, _> = survey.owners.iter().map(|(server, owner)| (*server, owner)).collect();
         let found: Vec<_> = found.iter().filter(|(server, _)| owners.contains_key(server)).collect();
-        let present: FxHashSet<_> = found.iter().map(|(server, _)| *server).collect();
+        let present: HashSet<_> = found.iter().map(|(server, _)| *server).collect();
         self.named.retain(|server| present.contains(server));
         self.others.retain(|server, _| present.contains(server));
         self.series.clear();

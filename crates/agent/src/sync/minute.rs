@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use dataplane::plan::Key;
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// An object that the kernel has not refused for so long is as it should be, or gone: at most a minute lies between two
@@ -65,7 +65,7 @@ impl Minute {
 #[derive(Debug)]
 pub(super) struct Refusals {
     /// Reason, and when it was refused last.
-    standing: FxHashMap<Key, (Box<str>, Instant)>,
+    standing: HashMap<Key, (Box<str>, Instant)>,
     minute: Minute,
 }
 
@@ -80,7 +80,7 @@ pub(super) struct Summary {
 impl Refusals {
     pub(super) fn new(lines: usize) -> Self {
         Self {
-            standing: FxHashMap::default(),
+            standing: HashMap::default(),
             minute: Minute::of(lines),
         }
     }

@@ -8,8 +8,8 @@ use conntrack::Passes;
 use dataplane::commit::Report;
 use dataplane::iptables::{Restored, Scope, Table};
 use dataplane::{Drift, Survey};
+use foldhash::HashMap;
 use prometheus_client::metrics::counter::Counter;
-use rustc_hash::FxHashMap;
 use service_model::{Arrivals, Family, NodePortPlaces, ObjectName, Pending, Program, Refusal, TrafficPolicy};
 use tokio::sync::watch;
 
@@ -37,12 +37,12 @@ pub(super) struct Telemetry {
     waiting: u64,
     passes: [Passes; 2],
     /// Services without a local endpoint that a Local policy needs, and which series count them.
-    lacking: FxHashMap<ObjectName, [bool; 4]>,
+    lacking: HashMap<ObjectName, [bool; 4]>,
     lacking_counts: [u32; 4],
     checks: HealthChecks,
     checks_changed: bool,
     /// Counters of ops by name and errno, so that none is looked up under a lock.
-    ops: FxHashMap<(&'static str, i32), Counter>,
+    ops: HashMap<(&'static str, i32), Counter>,
 }
 
 impl Telemetry {
@@ -53,11 +53,11 @@ impl Telemetry {
             told: (0, 0),
             waiting: 0,
             passes: [Passes::default(); 2],
-            lacking: FxHashMap::default(),
+            lacking: HashMap::default(),
             lacking_counts: [0; 4],
             checks: HealthChecks::default(),
             checks_changed: false,
-            ops: FxHashMap::default(),
+            ops: HashMap::default(),
         };
         telemetry.queued();
         telemetry

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use api_watch::{EventSink, EventType, ObjectEvent};
 use dataplane::commit::Report;
 use dataplane::{Drift, ObjectKind, Phase, Plane, Survey};
-use rustc_hash::{FxHashMap, FxHashSet};
+use foldhash::{HashMap, HashSet};
 use service_model::{Kind, ObjectName, Program, Rejection, Scheduler};
 use tracing::{debug, info, warn};
 
@@ -21,17 +21,17 @@ pub(super) struct Voice {
     sink: EventSink,
     node: Box<str>,
     /// Of services, fields that cannot be programmed, and how many they are in all.
-    rejections: FxHashMap<ObjectName, (Vec<Rejection>, usize)>,
+    rejections: HashMap<ObjectName, (Vec<Rejection>, usize)>,
     /// How many they are.
     rejected: usize,
     /// Objects that cannot be read.
     unreadable: Vec<Rejection>,
     /// Services with load-balancer addresses that are other nodes' own (T18).
-    elsewhere: FxHashSet<ObjectName>,
+    elsewhere: HashSet<ObjectName>,
     /// Such services and addresses that nothing was said of yet.
     unsaid: (usize, usize),
     /// Services whose own scheduler was remarked on.
-    remarked: FxHashMap<ObjectName, Scheduler>,
+    remarked: HashMap<ObjectName, Scheduler>,
     refusals: Refusals,
     minute: Minute,
 }
@@ -41,12 +41,12 @@ impl Voice {
         Self {
             sink,
             node: node_name.into(),
-            rejections: FxHashMap::default(),
+            rejections: HashMap::default(),
             rejected: 0,
             unreadable: Vec::new(),
-            elsewhere: FxHashSet::default(),
+            elsewhere: HashSet::default(),
             unsaid: (0, 0),
-            remarked: FxHashMap::default(),
+            remarked: HashMap::default(),
             refusals: Refusals::new(REFUSALS),
             minute: Minute::of(REJECTIONS),
         }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use rustc_hash::FxHashSet;
+use foldhash::HashSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use service_model::{Batch, Event, Kind, ObjectName};
@@ -21,7 +21,7 @@ pub(super) struct Item {
 #[derive(Default)]
 pub(super) struct Listing {
     pub(super) batch: Batch,
-    pub(super) names: FxHashSet<ObjectName>,
+    pub(super) names: HashSet<ObjectName>,
     /// It has an object whose name cannot be read: which ones are gone is not known.
     pub(super) nameless: bool,
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use foldhash::HashSet;
 use ipvs::{VipCommand, VirtualServer};
-use rustc_hash::FxHashSet;
 
 use super::Ledger;
 use crate::agenda::Turn;
@@ -155,7 +155,7 @@ impl Ledger {
 
     /// Forgets keys that need no op: done, no longer wanted, or (a real server) gone with its virtual server.
     pub(super) fn settle(&mut self, keys: &[Key]) {
-        let mut servers: FxHashSet<VirtualServer> = FxHashSet::default();
+        let mut servers: HashSet<VirtualServer> = HashSet::default();
         for key in keys {
             self.staged.remove(key);
             self.refused.remove(key);
