@@ -32,5 +32,6 @@ mod privilege;
 mod probe;
 mod scheduler;
 mod seen;
+mod tables;
 mod work;
 mod worlds;

@@ -130,7 +130,7 @@ fn elements(family: Family, set: &Set) -> Vec<Element> {
 /// A ruleset with every statement.
 fn everything(family: Family) -> Vec<Command> {
     let table = table(family);
-    let mut commands = vec![Command::AddTable(table.clone())];
+    let mut commands = vec![Command::AddTable(table.clone(), String::new())];
     let chain = |name: &str, hook| {
         Command::AddChain(
             table.clone(),
@@ -397,7 +397,7 @@ fn a_refused_command_undoes_the_whole() {
     let vips = set("vips", vec![DataType::Ipv4Addr], SetData::None);
     nftables
         .commit(&[
-            Command::AddTable(table.clone()),
+            Command::AddTable(table.clone(), String::new()),
             Command::AddSet(table.clone(), vips.clone()),
         ])
         .unwrap();
@@ -461,7 +461,7 @@ fn thousands_of_elements_in_one_transaction() {
     );
     nftables
         .commit(&[
-            Command::AddTable(table.clone()),
+            Command::AddTable(table.clone(), String::new()),
             Command::AddSet(table.clone(), places.clone()),
         ])
         .unwrap();
@@ -503,7 +503,7 @@ fn any_elements_come_back() {
                 })
                 .collect();
             let mut commands = vec![
-                Command::AddTable(table.clone()),
+                Command::AddTable(table.clone(), String::new()),
                 Command::AddSet(table.clone(), map.clone()),
             ];
             if !all.is_empty() {

@@ -18,6 +18,13 @@ use crate::element::{REFUSE, SetName};
 /// Name of both tables.
 pub const TABLE: &str = "kube-ipvs";
 
+/// Who made a table: its comment, for people. What the tables of another version are is told by their rules.
+const WRITER: &str = concat!("kube-ipvs ", env!("CARGO_PKG_VERSION"));
+
+/// A chain that no packet comes to. The comment of its rule has a hash of the definitions of all chains and sets, so that a
+/// table whose rules are right, and a set is not, is made anew (audit F20).
+const SCHEMA: &str = "schema";
+
 /// What the rules of one family depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -65,17 +72,11 @@ impl Rules {
         let table = table(self.family);
         let mut commands = vec![
             // So that there is one to be deleted.
-            Command::AddTable(table.clone()),
+            Command::AddTable(table.clone(), String::new()),
             Command::DeleteTable(table.clone()),
-            Command::AddTable(table.clone()),
+            Command::AddTable(table.clone(), WRITER.to_owned()),
         ];
-        commands.extend(
-            chains()
-                .into_iter()
-                .map(|chain| Command::AddChain(table.clone(), chain)),
-        );
-        let sets = SetName::ALL.iter().map(|set| set.definition(self.family));
-        commands.extend(sets.map(|set| Command::AddSet(table.clone(), set)));
+        commands.extend(self.schema());
         commands.extend(
             self.rules()
                 .into_iter()
@@ -84,8 +85,19 @@ impl Rules {
         commands
     }
 
-    /// What tells that a table has these rules, as [`nftables::Nftables::rules`] reads them: chain and fingerprint of
-    /// each, by chain.
+    /// Chains and sets.
+    fn schema(&self) -> impl Iterator<Item = Command> {
+        let (table, family) = (table(self.family), self.family);
+        let chains = chains().into_iter().map({
+            let table = table.clone();
+            move |chain| Command::AddChain(table.clone(), chain)
+        });
+        let sets = SetName::ALL.into_iter().map(move |set| set.definition(family));
+        chains.chain(sets.map(move |set| Command::AddSet(table.clone(), set)))
+    }
+
+    /// What tells that a table is this one, as [`nftables::Nftables::rules`] reads it: chain and fingerprint of each rule,
+    /// by chain. The first rule stands for chains and sets.
     pub fn fingerprints(&self) -> Vec<(String, Vec<u8>)> {
         let print = |rule: Rule| {
             let bytes = nftables::message::fingerprint(self.family, &rule);
@@ -99,6 +111,8 @@ impl Rules {
     /// The rules, in order.
     pub fn rules(&self) -> Vec<Rule> {
         let mut list = List(Vec::new());
+        let lines: Vec<_> = self.schema().map(|command| command.to_string()).collect();
+        list.add(&schema_comment(&lines), SCHEMA, [RETURN]);
         self.refuse(&mut list);
         self.prerouting(&mut list);
         self.input(&mut list);
@@ -352,16 +366,22 @@ impl List {
     }
 }
 
+fn schema_comment(lines: &[String]) -> String {
+    format!("schema {:016x}", nftables::message::text_hash(&lines.join("\n")))
+}
+
 fn chains() -> Vec<Chain> {
+    let called = |name: &str| Chain {
+        name: name.to_owned(),
+        hook: None,
+    };
     let base = |name: &str, kind, hook, priority| Chain {
         name: name.to_owned(),
         hook: Some((kind, hook, priority)),
     };
     vec![
-        Chain {
-            name: REFUSE.to_owned(),
-            hook: None,
-        },
+        called(SCHEMA),
+        called(REFUSE),
         base("pre", ChainKind::Filter, Hook::Prerouting, -110),
         base("pre-nat", ChainKind::Nat, Hook::Prerouting, -105),
         base("in", ChainKind::Filter, Hook::Input, 0),
@@ -370,4 +390,36 @@ fn chains() -> Vec<Chain> {
         base("out-verdict", ChainKind::Filter, Hook::Output, -99),
         base("post", ChainKind::Nat, Hook::Postrouting, 90),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use nftables::{DataType, Set, SetData};
+
+    use super::*;
+
+    /// The hash is of the text, so the text must have all that a set can differ in.
+    #[test]
+    fn f20_whatever_a_set_differs_in_is_told() {
+        let lines = |set: &Set| vec![Command::AddSet(table(Family::Ip), set.clone()).to_string()];
+        let changes: [fn(&mut Set); 5] = [
+            |set| set.intervals = !set.intervals,
+            |set| set.timeouts = !set.timeouts,
+            |set| set.key.push(DataType::Mark),
+            |set| set.data = SetData::Values(vec![DataType::Mark]),
+            |set| set.name.push('x'),
+        ];
+        for name in SetName::ALL {
+            let set = name.definition(Family::Ip);
+            for (number, change) in changes.into_iter().enumerate() {
+                let mut other = set.clone();
+                change(&mut other);
+                assert_ne!(
+                    schema_comment(&lines(&set)),
+                    schema_comment(&lines(&other)),
+                    "{name:?} {number}"
+                );
+            }
+        }
+    }
 }

@@ -18,8 +18,8 @@ pub struct Table {
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Makes the table where it is missing.
-    AddTable(Table),
+    /// Makes the table where it is missing, with a comment; empty = none. Kernels before 5.10 keep no comments.
+    AddTable(Table, String),
     /// Removes the table with all that is in it. Missing: ENOENT.
     DeleteTable(Table),
     /// Makes a chain where it is missing.
@@ -44,7 +44,8 @@ impl fmt::Display for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |elements: &[Element]| elements.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         match self {
-            Self::AddTable(table) => write!(f, "add table {table}"),
+            Self::AddTable(table, comment) if comment.is_empty() => write!(f, "add table {table}"),
+            Self::AddTable(table, comment) => write!(f, "add table {table} {{ comment \"{comment}\"; }}"),
             Self::DeleteTable(table) => write!(f, "delete table {table}"),
             Self::AddChain(table, chain) => write!(f, "add chain {table} {}{chain}", chain.name),
             Self::AddSet(table, set) => {

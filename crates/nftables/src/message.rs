@@ -25,8 +25,15 @@ pub fn encode(command: &Command, buffer: &mut Vec<u8>) -> (u16, u16) {
     put_header(buffer, table.family.number(), 0);
     let name = table.name.as_str();
     match command {
-        Command::AddTable(_) => {
+        Command::AddTable(_, comment) => {
             put_str(buffer, NFTA_TABLE_NAME, name);
+            if !comment.is_empty() {
+                put(
+                    buffer,
+                    NFTA_TABLE_USERDATA,
+                    &user_comment(NFTNL_UDATA_TABLE_COMMENT, comment),
+                );
+            }
             (NFT_MSG_NEWTABLE, NLM_F_CREATE)
         }
         Command::DeleteTable(_) => {
@@ -217,22 +224,27 @@ fn put_rule(buffer: &mut Vec<u8>, family: Family, rule: &Rule) {
 /// A rule's user data: its comment, for nft, and what tells the rule when it is read again, a hash of its text (FNV-1a,
 /// 64 bits). nft takes user data for a list of type, length, value; the type 255 is none of its own.
 pub fn fingerprint(family: Family, rule: &Rule) -> Vec<u8> {
-    let hash = rule
-        .text(family)
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    let mut bytes = Vec::new();
-    // With its end; a longer one is cut, as nft would refuse it (NFTNL_UDATA_COMMENT_MAXLEN).
-    let comment: Vec<u8> = rule.comment.bytes().take(127).chain([0]).collect();
-    if let (false, Ok(length)) = (rule.comment.is_empty(), u8::try_from(comment.len())) {
-        bytes.extend([NFTNL_UDATA_RULE_COMMENT, length]);
-        bytes.extend(comment);
-    }
+    let mut bytes = match &*rule.comment {
+        "" => Vec::new(),
+        comment => user_comment(NFTNL_UDATA_RULE_COMMENT, comment),
+    };
     bytes.extend([255, 8]);
-    bytes.extend(hash.to_be_bytes());
+    bytes.extend(text_hash(&rule.text(family)).to_be_bytes());
     bytes
+}
+
+/// A hash of a text that is the same in every release: FNV-1a, 64 bits.
+pub fn text_hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A comment in user data, with its end. A longer one than nft takes is cut (NFTNL_UDATA_COMMENT_MAXLEN).
+fn user_comment(kind: u8, comment: &str) -> Vec<u8> {
+    let text: Vec<u8> = comment.bytes().take(127).chain([0]).collect();
+    let length = u8::try_from(text.len()).unwrap_or_default();
+    [vec![kind, length], text].concat()
 }
 
 /// Writes statements as the kernel's expressions, over its 32-bit registers.
@@ -566,7 +578,7 @@ impl Command {
     /// The table that it is about.
     pub fn table(&self) -> &Table {
         match self {
-            Self::AddTable(table)
+            Self::AddTable(table, _)
             | Self::DeleteTable(table)
             | Self::AddChain(table, _)
             | Self::AddSet(table, _)
