@@ -228,6 +228,8 @@ impl Rules {
             ],
         );
         list.add("T6 undefined ports", "in", [new(), to_vip(), refuse()]);
+        // Behind IPVS (99), which has sent it to an endpoint that is a VIP: it would reach what listens on this node.
+        list.add("T6 VIPs as endpoints", "in-late", [new(), to_vip(), refuse()]);
     }
 
     /// What this node itself sends. IPVS sends what it has scheduled through this hook again, hence the source.
@@ -385,6 +387,7 @@ fn chains() -> Vec<Chain> {
         base("pre", ChainKind::Filter, Hook::Prerouting, -110),
         base("pre-nat", ChainKind::Nat, Hook::Prerouting, -105),
         base("in", ChainKind::Filter, Hook::Input, 0),
+        base("in-late", ChainKind::Filter, Hook::Input, 101),
         base("out", ChainKind::Filter, Hook::Output, -110),
         base("out-nat", ChainKind::Nat, Hook::Output, -105),
         base("out-verdict", ChainKind::Filter, Hook::Output, -99),

@@ -69,6 +69,87 @@ fn external_ip_equals_node_ip_refused() {
     assert_eq!(said.iter().filter(rejected).count(), 2, "{said:#?}");
 }
 
+/// Audit F12: "endpoint IP addresses cannot be the cluster IPs of other Kubernetes Services" (the documentation of Services
+/// without selectors). Nobody comes to the node's own programs by such an endpoint, past what refuses other ports (T6).
+#[test]
+fn f12_an_endpoint_that_is_a_vip_is_refused() {
+    let mut scene = Scene::new();
+    serve_host(&scene.world.node, 2222, "host-a").unwrap();
+    let own = json!({"clusterIPs": ["10.96.7.1", "fd00:10:96::7:1"], "ports": [{"port": 80, "targetPort": 2222}]});
+    scene.serve("own", own, &[]);
+    let web = json!({"clusterIPs": ["10.96.7.2", "fd00:10:96::7:2"], "ports": [{"port": 2222}]});
+    scene.serve("web", web, &["pod-a1"]);
+    let slice = |service: &str, number: u8, family: &str, address: &str| {
+        json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": family,
+            "ports": [{"port": 2222}], "endpoints": [{"addresses": [address]}],
+            "metadata": {
+                "name": format!("{service}-by-hand-{number}"), "namespace": "d",
+                "labels": {"kubernetes.io/service-name": service},
+            },
+        })
+    };
+    let more = json!({"clusterIPs": ["10.96.7.3", "fd00:10:96::7:3"], "ports": [{"port": 80}]});
+    scene.serve("other", more, &[]);
+    for (number, (service, family, address)) in (1..).zip([
+        ("own", "IPv4", "10.96.7.1"),
+        ("own", "IPv6", "fd00:10:96::7:1"),
+        // A port that the other service has.
+        ("other", "IPv4", "10.96.7.2"),
+        ("other", "IPv6", "fd00:10:96::7:2"),
+    ]) {
+        scene.put(&format!("by-hand-{number}"), &slice(service, number, family, address));
+    }
+    scene.start();
+    let mut expect = Vec::new();
+    for client in CLIENTS {
+        expect.extend([
+            (client, "10.96.7.1:80", REFUSED),
+            (client, "[fd00:10:96::7:1]:80", REFUSED),
+            (client, "10.96.7.3:80", REFUSED),
+            (client, "[fd00:10:96::7:3]:80", REFUSED),
+            (client, "10.96.7.2:2222", "pod-a1"),
+            (client, "192.0.2.10:2222", "host-a"),
+        ]);
+    }
+    scene.check(&expect);
+}
+
+/// Audit F12: docs/install.md says where a host firewall sees what IPVS turned to an address of the node.
+#[test]
+fn f12_a_firewall_behind_ipvs_filters_endpoints_on_the_node() {
+    let mut scene = Scene::new();
+    let node = scene.world.node.clone();
+    serve_host(&node, 2222, "host-a").unwrap();
+    scene.serve(
+        "own",
+        json!({"clusterIPs": ["10.96.7.1"], "ports": [{"port": 80}]}),
+        &[],
+    );
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": [{"port": 2222}],
+        "endpoints": [{"addresses": ["192.0.2.10"]}],
+        "metadata": {"name": "by-hand", "namespace": "d", "labels": {"kubernetes.io/service-name": "own"}},
+    });
+    scene.put("by-hand", &slice);
+    scene.start();
+    let drop_at = |priority: u32| {
+        node.sh("nft add table inet walls").unwrap();
+        let chain = format!("nft add chain inet walls input {{ type filter hook input priority {priority}; }}");
+        node.sh(&chain).unwrap();
+        node.sh("nft add rule inet walls input tcp dport 2222 drop").unwrap();
+    };
+    scene.check(&[(Client::Pod, "10.96.7.1:80", "host-a")]);
+    drop_at(0);
+    scene.check(&[
+        (Client::Pod, "10.96.7.1:80", "host-a"),
+        (Client::Pod, "192.0.2.10:2222", SILENT),
+    ]);
+    node.sh("nft delete table inet walls").unwrap();
+    drop_at(200);
+    scene.check(&[(Client::Pod, "10.96.7.1:80", SILENT)]);
+}
+
 /// cloudnativelabs/kube-router#694, k/k#109152, enhancements PR#5781 (T35): link-local cluster IPs and load-balancer addresses
 /// of IPv4 are served like any other.
 #[test]
