@@ -160,3 +160,45 @@ impl ServerEntry {
         staged.len() > before
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use ipvs::{Flags, Protocol};
+
+    use super::*;
+
+    /// Audit F29: each one that was made room for by itself moved those behind it. Room that is made at once is exact.
+    #[test]
+    fn f29_real_servers_that_are_found_are_taken_in_at_once() {
+        const NUMBER: u16 = 10_000;
+        let server = VirtualServer::Address {
+            address: [10, 0, 0, 1].into(),
+            port: 80,
+            protocol: Protocol::Tcp,
+        };
+        let real = |port| RealServer {
+            address: SocketAddr::from(([10, 1, 0, 1], port)),
+        };
+        let config = RealServerConfig::masquerade(1);
+        let found = PresentServer {
+            server,
+            config: VirtualServerConfig {
+                scheduler: ipvs::SchedulerName::new("rr").unwrap(),
+                flags: Flags::default(),
+                persistence: None,
+            },
+            real_servers: (1..=NUMBER).rev().map(|port| (real(port), config)).collect(),
+        };
+        let mut entry = ServerEntry::default();
+        entry.adopt(server, Some(&found), &mut Adoption::default());
+        assert_eq!(entry.real_servers.len(), usize::from(NUMBER));
+        assert_eq!(entry.real_servers.capacity(), usize::from(NUMBER));
+        assert!(entry.real_servers.is_sorted_by_key(|real| real.server));
+        let mut staged = HashSet::default();
+        assert!(!entry.want_reals(server, &[], &mut staged), "nobody wanted them");
+        assert!(entry.stage(server, &mut staged));
+        assert_eq!(staged.len(), usize::from(NUMBER) + 1);
+    }
+}
