@@ -7,12 +7,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use dataplane::element::SetName;
+use dataplane::rules;
 use ipvs::{Ipvs, Protocol, VirtualServer};
+use nftables::{Family, Nftables};
 use serde_json::{Value, json};
 use testbed::daemon::Daemon;
 use testbed::fake_api::FakeApi;
 use testbed::http::get;
 use testbed::netns::Netns;
+
+use crate::daemon::eventually;
 
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
@@ -157,4 +162,49 @@ fn until_served(wanted: &BTreeSet<SocketAddr>) -> Option<Duration> {
         thread::sleep(Duration::from_millis(5));
     }
     None
+}
+
+/// Source ranges that the kernel holds.
+fn ranges_held() -> anyhow::Result<usize> {
+    let set = SetName::Sources.definition(Family::Ip);
+    Ok(Nftables::open()?.elements(&rules::table(Family::Ip), &set)?.len())
+}
+
+/// Audit F9: the kernel takes the longer for each source range the more there are.
+#[test]
+fn f09_other_services_change_while_source_ranges_come_and_go() {
+    const MANY: u16 = 8_000;
+    let netns = Netns::new().unwrap();
+    let api = FakeApi::start_on_a_thread(&netns, ([127, 0, 0, 1], 0).into()).unwrap();
+    api.put(SERVICES, service("victim", "10.96.0.7", 1, &json!({})));
+    api.put(SLICES, slice("victim", 1, &pods(1, 1)));
+    let folder = tempfile::tempdir().unwrap();
+    let run = format!("--run-dir={}", folder.path().display());
+    let mut daemon = Daemon::start(&netns, &["--master", &api.url(), "--hostname-override", "n1", &run]).unwrap();
+    daemon.wait_until_serving().unwrap();
+    for (turn, number) in [(0, MANY), (1, 10)] {
+        let ranges: Vec<_> = (0..number)
+            // Halves that cannot be joined.
+            .map(u16::to_be_bytes)
+            .map(|[high, low]| format!("20.{high}.{low}.0/25"))
+            .collect();
+        let spec = json!({"spec": {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}});
+        let mut closed = service("closed", "10.96.6.8", 1, &spec);
+        closed["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.68"}]}});
+        let from = daemon.said().len();
+        let begin = Instant::now();
+        api.put(SERVICES, closed);
+        daemon.wait_for(from, " commit ").unwrap();
+        let address = format!("10.244.1.{}", 2 + turn);
+        api.put(SLICES, slice("victim", 1, std::slice::from_ref(&address)));
+        let wanted = BTreeSet::from([SocketAddr::new(address.parse().unwrap(), 8080)]);
+        let took = netns.run(|| Ok(until_served(&wanted))).unwrap();
+        let held = netns.run(ranges_held).unwrap();
+        assert!((11..usize::from(MANY)).contains(&held), "{held}");
+        eventually(&usize::from(number), || netns.run(ranges_held).unwrap());
+        println!(
+            "to {number} source ranges in {:?}; another change after {took:?}, at {held}",
+            begin.elapsed()
+        );
+    }
 }

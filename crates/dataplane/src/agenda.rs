@@ -9,10 +9,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
 use foldhash::HashMap;
+use ipnet::IpNet;
 use ipvs::VirtualServer;
 use service_model::ObjectName;
 
 use crate::compile::Priority;
+use crate::element::{ElementKey, Place};
 use crate::plan::Key;
 
 /// Keys that wait for their turn. A key may be added again while it waits; it is taken once.
@@ -96,8 +98,9 @@ impl Agenda {
         keys
     }
 
-    /// All keys of the virtual server whose turn it is; `None` = none waits.
-    pub(crate) fn next(&mut self) -> Option<Vec<Key>> {
+    /// The keys of the virtual server whose turn it is; `None` = none waits. All of them, but of its source ranges about
+    /// `ranges` at most (T15). The rest has another turn. Until then some of its clients are shut out, and none is let in.
+    pub(crate) fn next(&mut self, ranges: usize) -> Option<Vec<Key>> {
         let mut lane = self.order.first_entry()?;
         // One after the other: only turns of addresses are passed over, and what they wait for has a turn, too.
         let (turn, server) = loop {
@@ -111,6 +114,15 @@ impl Agenda {
             let server = servers.pop_front()?;
             break (turn, server);
         };
+        let Waiting { mut keys, since } = self.servers.remove(&server).unwrap_or_default();
+        keys.sort_unstable();
+        keys.dedup();
+        let later = split_ranges(&mut keys, ranges);
+        let whole = later.is_empty();
+        if !whole {
+            self.servers.insert(server, Waiting { keys: later, since });
+            self.turns.entry(turn.clone()).or_default().push_back(server);
+        }
         if self.turns.get(&turn).is_some_and(VecDeque::is_empty) {
             self.turns.remove(&turn);
         } else {
@@ -119,15 +131,14 @@ impl Agenda {
         if lane.get().is_empty() {
             lane.remove();
         }
-        if let Some(ip) = server.address() {
-            self.served(ip);
+        if whole {
+            if let Some(ip) = server.address() {
+                self.served(ip);
+            }
+            if since < self.generation {
+                self.marked -= 1;
+            }
         }
-        let Waiting { mut keys, since } = self.servers.remove(&server).unwrap_or_default();
-        if since < self.generation {
-            self.marked -= 1;
-        }
-        keys.sort_unstable();
-        keys.dedup();
         Some(keys)
     }
 
@@ -164,6 +175,29 @@ impl Agenda {
         keys.dedup();
         keys
     }
+}
+
+/// Takes all but about so many source ranges out of sorted keys. One that lies within another stays with it: the first
+/// goes in the transaction that brings the second.
+fn split_ranges(keys: &mut Vec<Key>, most: usize) -> Vec<Key> {
+    let range = |key: &Key| match key {
+        Key::Element(ElementKey::Source(place, range)) => Some((*place, *range)),
+        _ => None,
+    };
+    let mut taken = 0;
+    let mut around = None;
+    let mut is_later = |key: &Key| {
+        let Some((place, net)) = range(key) else {
+            return false;
+        };
+        if around.is_some_and(|(at, wide): (Place, IpNet)| at == place && wide.contains(&net)) {
+            return taken > most;
+        }
+        around = Some((place, net));
+        taken += 1;
+        taken > most
+    };
+    keys.extract_if(.., |key| is_later(key)).collect()
 }
 
 #[cfg(test)]
@@ -204,7 +238,7 @@ mod tests {
         agenda.mark();
         agenda.add(server(5, 1), Key::VirtualServer(server(5, 1)), || turn("later"));
         let mut taken = Vec::new();
-        while let Some(keys) = agenda.next() {
+        while let Some(keys) = agenda.next(usize::MAX) {
             taken.extend(keys);
             assert_eq!(agenda.is_past_mark(), taken.len() >= 104);
             taken.extend(agenda.take_live());
@@ -216,5 +250,39 @@ mod tests {
         assert_eq!(taken.len(), 105);
         assert_eq!(taken.last(), Some(&Key::Route([10, 0, 0, 1].into())));
         assert!(agenda.is_empty());
+    }
+
+    #[test]
+    fn f09_source_ranges_have_several_turns_and_those_that_overlap_have_one() {
+        let place = Place {
+            address: [10, 0, 0, 1].into(),
+            port: 1,
+            protocol: Protocol::Tcp,
+        };
+        let source = |net: &str| Key::Element(ElementKey::Source(place, net.parse().unwrap()));
+        let ranges = ["10.0.0.0/8", "10.0.0.0/16", "10.9.0.0/16", "11.0.0.0/8", "12.0.0.0/8"].map(source);
+        let [own, other] = [server(1, 1), server(2, 1)];
+        let mut agenda = Agenda::default();
+        for key in ranges.into_iter().rev().chain([Key::VirtualServer(own)]) {
+            agenda.add(own, key, || turn("restricted"));
+        }
+        agenda.add(other, Key::VirtualServer(other), || turn("small"));
+        agenda.add_live([10, 0, 0, 1].into(), Key::Route([10, 0, 0, 1].into()));
+        agenda.mark();
+        let mut turns = Vec::new();
+        while let Some(keys) = agenda.next(1) {
+            turns.push(keys);
+            let whole = agenda.is_empty() || turns.len() == 4;
+            assert_eq!(agenda.take_live().len(), usize::from(whole), "{turns:?}");
+            assert_eq!(agenda.is_past_mark(), whole);
+        }
+        let [a, b, c, d, e] = ranges;
+        let expect = [
+            vec![a, b, c, Key::VirtualServer(own)],
+            vec![Key::VirtualServer(other)],
+            vec![d],
+            vec![e],
+        ];
+        assert_eq!(turns, expect);
     }
 }

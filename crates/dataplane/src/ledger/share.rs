@@ -12,6 +12,10 @@ use crate::compile::Priority;
 use crate::element::ElementKey;
 use crate::plan::{Key, Op, Placed, Plan, PolicyCommand};
 
+/// Source ranges of one turn: the kernel takes a millisecond for each where there are tens of thousands
+/// (net/netfilter/nft_set_pipapo.c).
+const RANGES: usize = 64;
+
 impl Ledger {
     /// The staged changes in order, all of them, without those that wait for their retry and without the addresses to be
     /// added to `kube-ipvs0`, which [`Ledger::plan_addresses`] gives.
@@ -19,7 +23,8 @@ impl Ledger {
         self.plan_share(now, usize::MAX)
     }
 
-    /// A share of the staged changes: about this many ops, whole virtual servers, each service in its turn. A table that is
+    /// A share of the staged changes: about this many ops, whole virtual servers (but for hundreds of source
+    /// ranges), each service in its turn. A table that is
     /// made anew has all its elements in its transaction, so the share is all there is.
     pub fn plan_share(&mut self, now: Instant, ops: usize) -> Plan {
         self.keep_drains(now);
@@ -39,7 +44,9 @@ impl Ledger {
         let whole = first.iter().any(|key| matches!(key, Key::Rules(_)));
         self.place(first, now, &mut placed, &mut settled);
         while whole || placed.len() < ops {
-            let Some(keys) = self.agenda.next() else { break };
+            let Some(keys) = self.agenda.next(RANGES) else {
+                break;
+            };
             self.place(keys, now, &mut placed, &mut settled);
         }
         let live = self.agenda.take_live();

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use ipvs::VirtualServer;
 
 use super::*;
+use crate::element::{ElementKey, SetName};
 
 /// Commits shares until nothing is left to do, letting every retry come due.
 fn settle_in_shares(plane: &mut DataPlane<FakeKernel>, ops: usize) {
@@ -140,4 +141,53 @@ fn f09_a_small_service_does_not_wait_for_a_huge_one() {
     assert_eq!(small.map(|it| it.real_servers.len()), Some(2));
     settle_in_shares(&mut plane, 50);
     assert_eq!(plane.kernel().tables().virtual_servers.len(), 201);
+}
+
+/// Tens of thousands of source ranges cost the kernel a millisecond each (audit F9). Nobody else waits for all of them, and
+/// who must not come in does not come in meanwhile.
+#[test]
+fn f09_nobody_waits_for_the_source_ranges_of_another() {
+    let ranges = |net: u8| {
+        let range = |number: u16| {
+            let [high, low] = number.to_be_bytes();
+            IpNet::new([net, high, low, 0].into(), 24).unwrap()
+        };
+        (0..2000).map(range).collect()
+    };
+    let restricted = |net| Face {
+        ranges: ranges(net),
+        ..web(&[1])
+    };
+    let mut plane = plane_with(FakeKernel::new(), &World::from([(1, vec![web(&[1])])]));
+    plane.adopt().unwrap();
+    settle(&mut plane);
+    let now = Instant::now();
+    for (net, endpoints) in [(20, &[1, 2][..]), (30, &[1, 2, 3])] {
+        plane.want(&service(0), &program(0, &[restricted(net)]));
+        assert!(plane.commit_share(now, 50).unwrap().more);
+        let tables = plane.kernel().tables();
+        let elements = || {
+            tables
+                .tables
+                .iter()
+                .flat_map(|table| &table.elements)
+                .map(|(key, _)| key)
+        };
+        let count = |wanted: &dyn Fn(&ElementKey) -> bool| elements().filter(|key| wanted(key)).count();
+        assert_eq!(
+            count(&|key| matches!(key, ElementKey::Place(SetName::Restricted, _))),
+            1
+        );
+        let ranges = count(&|key| matches!(key, ElementKey::Source(..)));
+        assert!((1..2000).contains(&ranges), "{ranges}");
+        plane.want(&service(1), &program(1, &[web(endpoints)]));
+        // A turn of the one, and the turn of the other.
+        for _ in 0..2 {
+            assert!(plane.commit_share(now, 50).unwrap().more);
+        }
+        let small = plane.kernel().tables().virtual_servers;
+        let small = small.iter().find(|it| it.server.address() == Some(ip(10, 10)));
+        assert_eq!(small.map(|it| it.real_servers.len()), Some(endpoints.len()));
+        settle_in_shares(&mut plane, 50);
+    }
 }
