@@ -65,7 +65,11 @@ fn check(case: &Path, update: bool) -> Vec<String> {
         ["table", "chain", "set", "map", "rule"].contains(&words[1]) && ["add", "delete"].contains(&words[0])
     };
     let manifests = case.join("manifests").display().to_string();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&manifests, "DIR");
+    let text = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes)
+            .replace(&manifests, "DIR")
+            .replace(concat!("kube-ipvs ", env!("CARGO_PKG_VERSION")), "kube-ipvs VERSION")
+    };
     let warned = text(&run_plan(case, &[], "warn").stderr);
     // Without the time.
     let warned = warned
