@@ -317,6 +317,7 @@ fn this_node(addresses: &[IpAddr]) -> Node {
         pod_cidrs: Vec::new(),
         deleting: false,
         taints: Vec::new(),
+        invalid: Vec::new(),
     }
 }
 

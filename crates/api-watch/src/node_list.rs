@@ -280,6 +280,7 @@ fn of_addresses(name: &ObjectName, addresses: &[IpAddr]) -> Node {
         pod_cidrs: Vec::new(),
         deleting: false,
         taints: Vec::new(),
+        invalid: Vec::new(),
     }
 }
 

@@ -88,7 +88,7 @@ impl Cluster {
     /// Takes one event in, and remembers which services it touches.
     pub fn apply(&mut self, event: Event) {
         if let Some((kind, name)) = event.object() {
-            self.unreadable.remove(kind, name);
+            self.unreadable.set(kind, name, event.unread_fields());
         }
         match event {
             Event::Service(Change::Applied(service)) => self.set_service(service),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use crate::frontend::Rejection;
 use crate::name::ObjectName;
-use crate::object::{EndpointSlice, Node, Service};
+use crate::object::{EndpointSlice, InvalidField, Node, Service};
 
 /// A kind of object that the proxy follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +64,20 @@ impl Event {
             Self::Node(change) => Some((Kind::Node, name(change, |node| &node.name))),
             _ => None,
         }
+    }
+
+    /// Fields of a Node that cannot be read. Those of a Service and its slices are among the rejections of its program.
+    pub(crate) fn unread_fields(&self) -> Vec<Rejection> {
+        let Self::Node(Change::Applied(node)) = self else {
+            return Vec::new();
+        };
+        let rejection = |invalid: &InvalidField| Rejection {
+            kind: Kind::Node,
+            object: node.name.clone(),
+            field: invalid.field.clone(),
+            reason: invalid.reason.clone(),
+        };
+        node.invalid.iter().map(rejection).collect()
     }
 }
 

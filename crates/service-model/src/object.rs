@@ -247,4 +247,6 @@ pub struct Node {
     pub deleting: bool,
     /// `spec.taints[].key`.
     pub taints: Vec<Box<str>>,
+    /// Addresses and ranges that cannot be read, and are in no list above.
+    pub invalid: Vec<InvalidField>,
 }

@@ -1,4 +1,4 @@
-//! Objects that exist and cannot be read (L18): which, and why.
+//! Objects that exist and cannot be read, as a whole or, of Nodes, in some fields (L18): which, and why.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,28 @@ use crate::name::ObjectName;
 /// Objects that cannot be read.
 #[derive(Debug, Default)]
 pub(crate) struct UnreadableObjects {
-    objects: BTreeMap<(Kind, ObjectName), Rejection>,
+    objects: BTreeMap<(Kind, ObjectName), Vec<Rejection>>,
     changed: bool,
 }
 
 impl UnreadableObjects {
     /// This one cannot be read; what was known of it as such is replaced.
     pub(crate) fn add(&mut self, rejection: Rejection) {
-        let key = (rejection.kind, rejection.object.clone());
-        self.changed |= self.objects.get(&key) != Some(&rejection);
-        self.objects.insert(key, rejection);
+        let object = rejection.object.clone();
+        self.set(rejection.kind, &object, vec![rejection]);
     }
 
-    /// This one can be read, or is gone.
-    pub(crate) fn remove(&mut self, kind: Kind, object: &ObjectName) {
-        if !self.objects.is_empty() {
-            self.changed |= self.objects.remove(&(kind, object.clone())).is_some();
+    /// What of this one cannot be read; nothing = it can be read, or is gone.
+    pub(crate) fn set(&mut self, kind: Kind, object: &ObjectName, rejections: Vec<Rejection>) {
+        if rejections.is_empty() && self.objects.is_empty() {
+            return;
+        }
+        let key = (kind, object.clone());
+        self.changed |= self.objects.get(&key).map_or(&[][..], Vec::as_slice) != rejections;
+        if rejections.is_empty() {
+            self.objects.remove(&key);
+        } else {
+            self.objects.insert(key, rejections);
         }
     }
 
@@ -37,7 +43,7 @@ impl UnreadableObjects {
 
     /// All, by kind and name, where they are others than at the last call.
     pub(crate) fn take_change(&mut self) -> Option<Vec<Rejection>> {
-        std::mem::take(&mut self.changed).then(|| self.objects.values().cloned().collect())
+        std::mem::take(&mut self.changed).then(|| self.objects.values().flatten().cloned().collect())
     }
 }
 
@@ -45,7 +51,7 @@ impl UnreadableObjects {
 mod tests {
     use super::*;
     use crate::event::{Change, Event};
-    use crate::object::{Node, Service};
+    use crate::object::{InvalidField, Node, Service};
     use crate::{Cluster, Config};
 
     fn cluster() -> Cluster {
@@ -110,8 +116,40 @@ mod tests {
             pod_cidrs: Vec::new(),
             deleting: false,
             taints: Vec::new(),
+            invalid: Vec::new(),
         };
         cluster.apply(Event::Node(Change::Applied(node)));
         assert_eq!(cluster.take_unreadable(), Some(Vec::new()));
+    }
+
+    #[test]
+    fn fields_of_a_node_that_cannot_be_read_are_told_once() {
+        let mut cluster = cluster();
+        let invalid = |fields: &[&str]| {
+            let field = |field: &&str| InvalidField {
+                field: (*field).into(),
+                reason: "is odd".into(),
+            };
+            fields.iter().map(field).collect()
+        };
+        let mut apply = |fields: &[&str]| {
+            let node = Node {
+                name: ObjectName::cluster_scoped("n1"),
+                zone: "".into(),
+                addresses: Vec::new(),
+                pod_cidrs: Vec::new(),
+                deleting: false,
+                taints: Vec::new(),
+                invalid: invalid(fields),
+            };
+            cluster.apply(Event::Node(Change::Applied(node)));
+            names(cluster.take_unreadable())
+        };
+        assert_eq!(apply(&[]), None);
+        let told = |fields: &[&str]| Some(fields.iter().map(|field| format!("Node n1: {field}: is odd")).collect());
+        assert_eq!(apply(&["a", "b"]), told(&["a", "b"]));
+        assert_eq!(apply(&["a", "b"]), None, "a heartbeat");
+        assert_eq!(apply(&["b"]), told(&["b"]));
+        assert_eq!(apply(&[]), told(&[]));
     }
 }

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
-use service_model::{Node, ObjectName, parse_cidr, parse_ip};
+use service_model::{Node, ObjectName, parse_cidr};
 
+use super::field::{address, refuse};
 use super::metadata::{Metadata, Text, text};
 
 #[derive(Deserialize)]
@@ -52,18 +53,31 @@ struct NodeAddress<'a> {
 pub(super) fn node(name: ObjectName, doc: NodeDoc<'_>) -> Node {
     let spec = doc.spec.unwrap_or_default();
     let listed = doc.status.and_then(|status| status.addresses).unwrap_or_default();
-    let of_type = |kind: &'static str| {
-        listed
-            .iter()
-            .filter(move |address| address.kind == kind)
-            .filter_map(|address| parse_ip(&address.address))
+    let mut invalid = Vec::new();
+    let mut of_type = |kind: &str| -> Vec<_> {
+        let of_type = listed.iter().enumerate().filter(|(_, listed)| listed.kind == kind);
+        let read = of_type.filter_map(|(number, listed)| {
+            let field = format!("status.addresses[{number}].address");
+            address(&mut invalid, &field, &listed.address)
+        });
+        read.collect()
     };
-    let cidrs: Vec<_> = spec.pod_cidrs.iter().flatten().map(|cidr| &*cidr.0).collect();
-    let cidrs = if cidrs.is_empty() {
-        text(&spec.pod_cidr).into_iter().collect()
-    } else {
-        cidrs
-    };
+    let addresses = [of_type("InternalIP"), of_type("ExternalIP")].concat();
+    let several = spec.pod_cidrs.iter().flatten().enumerate();
+    let mut cidrs: Vec<_> = several
+        .map(|(number, cidr)| (format!("spec.podCIDRs[{number}]"), &*cidr.0))
+        .collect();
+    if cidrs.is_empty() {
+        cidrs.extend(text(&spec.pod_cidr).map(|cidr| ("spec.podCIDR".to_owned(), cidr)));
+    }
+    let pod_cidrs = cidrs.into_iter().filter_map(|(field, text)| {
+        let cidr = parse_cidr(text);
+        if cidr.is_none() {
+            refuse(&mut invalid, &field, format!("{text:?} is not a CIDR"));
+        }
+        cidr
+    });
+    let pod_cidrs = pod_cidrs.collect();
     Node {
         name,
         zone: doc
@@ -73,10 +87,11 @@ pub(super) fn node(name: ObjectName, doc: NodeDoc<'_>) -> Node {
             .and_then(|labels| text(&labels.zone))
             .unwrap_or_default()
             .into(),
-        addresses: of_type("InternalIP").chain(of_type("ExternalIP")).collect(),
-        pod_cidrs: cidrs.into_iter().filter_map(parse_cidr).collect(),
+        addresses,
+        pod_cidrs,
         deleting: doc.metadata.deletion_timestamp.is_some(),
         taints: spec.taints.iter().flatten().map(|taint| (*taint.key).into()).collect(),
+        invalid,
     }
 }
 

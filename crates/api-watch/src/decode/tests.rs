@@ -339,6 +339,39 @@ fn nodes() {
     );
 }
 
+/// What is not read must not be silent.
+#[test]
+fn fields_of_nodes_that_cannot_be_read_are_named() {
+    let invalid = |spec: Value| {
+        let status = json!({"addresses": [
+            {"type": "InternalIP", "address": "10.0.0.1"}, {"type": "InternalIP", "address": "10.0.0"},
+            {"type": "Hostname", "address": "n1"}, {"type": "ExternalIP", "address": ""}
+        ]});
+        let decoded = object(
+            Kind::Node,
+            &json!({"metadata": {"name": "n1"}, "spec": spec, "status": status}),
+        );
+        let Event::Node(Change::Applied(node)) = decoded.unwrap().event else {
+            panic!()
+        };
+        assert_eq!((node.addresses.len(), node.pod_cidrs.len()), (1, 1));
+        let told: Vec<_> = node
+            .invalid
+            .iter()
+            .map(|it| format!("{}: {}", it.field, it.reason))
+            .collect();
+        told
+    };
+    let addresses = [
+        "status.addresses[1].address: \"10.0.0\" is not an IP address",
+        "status.addresses[3].address: \"\" is not an IP address",
+    ];
+    let several = invalid(json!({"podCIDR": "x", "podCIDRs": ["10.1.0.0/24", "fd00::/129"]}));
+    let range = "spec.podCIDRs[1]: \"fd00::/129\" is not a CIDR";
+    assert_eq!(several, [&addresses[..], &[range]].concat());
+    assert_eq!(invalid(json!({"podCIDR": "10.1.0.0/24"})), addresses);
+}
+
 proptest! {
     #[test]
     fn never_panics_on_text(text in "[\\PC]{0,200}") {

@@ -109,6 +109,7 @@ fn node(text: &str, zone: &str, addresses: &[&str]) -> Node {
         pod_cidrs: Vec::new(),
         deleting: false,
         taints: Vec::new(),
+        invalid: Vec::new(),
     }
 }
 
