@@ -302,6 +302,21 @@ mod tests {
         assert_eq!((said(), voice.rejected()), (0, 9990));
     }
 
+    #[test]
+    fn t21_a_scheduler_that_needs_weights_is_remarked_on_once() {
+        let lines = Lines::default();
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(lines.clone()));
+        let mut voice = Voice::new(EventSink::null(), "n1");
+        let service = ObjectName::new("d", "s");
+        let mut said = |own| {
+            voice.scheduler(&service, own);
+            lines.0.swap(0, Ordering::Relaxed)
+        };
+        let [fo, ovf, rr] = [Scheduler::FailOver, Scheduler::Overflow, Scheduler::RoundRobin].map(Some);
+        let turns = [fo, fo, ovf, rr, fo, None, ovf];
+        assert_eq!(turns.map(&mut said), [1, 0, 1, 0, 1, 0, 1]);
+    }
+
     /// k3s-io/k3s#2804: said once for a service, however its addresses change, and for all services of a commit together.
     #[test]
     fn t18_addresses_of_other_nodes_are_said_once() {
