@@ -73,7 +73,7 @@ impl Default for Patience {
             other_nodes: Duration::from_secs(60),
             node_list_spread: Duration::from_secs(60),
             node_list_every: Duration::from_secs(1200),
-            long_node_list_every: Duration::from_secs(12 * 3600),
+            long_node_list_every: Duration::from_secs(24 * 3600),
         }
     }
 }

@@ -31,6 +31,9 @@ const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/js
 /// Objects of one page of the long list.
 const PAGE: &str = "500";
 
+/// Of so many nodes that the long list lacks each is asked for by its name; more make that list due.
+const BY_NAME: usize = 16;
+
 /// What is known of other nodes; their addresses in order, each once.
 type Known = BTreeMap<ObjectName, Vec<IpAddr>>;
 
@@ -87,9 +90,8 @@ impl NodeList {
         let mut short = self.short_list().await?;
         if short.tells_all || !short.has_both_families() && !self.this_node_has_several().await? {
             self.long = None;
-        } else if self.long.as_ref().is_none_or(|(_, due)| Instant::now() >= *due) {
-            let every = self.connection.patience().long_node_list_every;
-            self.long = Some((self.long_list().await?, Instant::now() + around(every)));
+        } else {
+            self.keep_long(&short.nodes).await?;
         }
         for (name, addresses) in &mut short.nodes {
             let more = self.long.iter().filter_map(|(known, _)| known.get(name)).flatten();
@@ -100,11 +102,45 @@ impl NodeList {
         self.tell(short.nodes).await
     }
 
+    /// Makes the long list where it is due. Between two of them it takes in nodes that are new, or whose first addresses
+    /// are others.
+    async fn keep_long(&mut self, short: &Known) -> Result<(), Failure> {
+        let Some((known, _)) = self.long.as_ref().filter(|(_, due)| Instant::now() < *due) else {
+            return self.renew_long().await;
+        };
+        let lacks = |name: &ObjectName, addresses: &[IpAddr]| {
+            let of_long = known.get(name);
+            of_long.is_none_or(|known| !addresses.iter().all(|address| known.contains(address)))
+        };
+        let new = short.iter().filter(|(name, addresses)| lacks(name, addresses));
+        let new: Vec<_> = new.map(|(name, _)| name.clone()).collect();
+        if new.len() > BY_NAME {
+            return self.renew_long().await;
+        }
+        for name in new {
+            let body = self.by_name(name.name()).await?;
+            let nodes = self.take(&body)?.0.nodes;
+            self.long.iter_mut().for_each(|(known, _)| known.extend(nodes.clone()));
+        }
+        Ok(())
+    }
+
+    async fn renew_long(&mut self) -> Result<(), Failure> {
+        let every = self.connection.patience().long_node_list_every;
+        self.long = Some((self.long_list().await?, Instant::now() + around(every)));
+        Ok(())
+    }
+
+    /// A list of one.
+    async fn by_name(&self, name: &str) -> Result<BytesMut, Failure> {
+        let selector = format!("metadata.name={name}");
+        let query = [("fieldSelector", selector.as_str()), ("resourceVersion", "0")];
+        self.page(&query, JSON).await
+    }
+
     /// This node has several addresses of a type, and so may others.
     async fn this_node_has_several(&self) -> Result<bool, Failure> {
-        let selector = format!("metadata.name={}", self.connection.node_name());
-        let query = [("fieldSelector", selector.as_str()), ("resourceVersion", "0")];
-        let body = self.page(&query, JSON).await?;
+        let body = self.by_name(self.connection.node_name()).await?;
         let page: Page<'_> = serde_json::from_slice(&body).map_err(Failure::Garbled)?;
         let mut objects = page.items.iter().flatten();
         Ok(objects.any(|object| decode::has_several_addresses(object)))

@@ -23,7 +23,7 @@ pub const KUBE_PROXIES: &str = "KUBE_IPVS_KUBE_PROXIES";
 pub const OLDER_API_SERVERS: &str = "KUBE_IPVS_OLDER_API_SERVERS";
 /// The oldest release that is promised. There is no kube-proxy of it: proxy.golang.org answers 403 to its module
 /// `k8s.io/kube-proxy` v0.31.14.
-const API_SERVERS: [&str; 1] = ["v1.31.14"];
+const API_SERVERS: [&str; 2] = ["v1.30.14", "v1.31.14"];
 const SUMS: &str = "tests/control-plane/releases.sum";
 const MODULE: &str = "k8s.io/kubernetes";
 /// Version of a staging module in Kubernetes' own `go.mod`, and where it lies.
