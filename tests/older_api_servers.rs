@@ -28,6 +28,8 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// The release from which the server knows `spec.clusterIP` of Services as a field to select by.
 const KNOWS_CLUSTER_IP: u16 = 31;
+/// With the feature on, 1.30 answers 504 after seconds: its cache hears of no version that comes from other collections.
+const STREAMS_LISTS: u16 = 31;
 const UNKNOWN_FIELD: &str = "the server does not know the field selector, asking without it";
 const NO_STREAMED_LISTS: &str = "the server does not stream lists, listing in pages";
 
@@ -175,6 +177,7 @@ fn follows(api_server: &Path, streams: bool) {
     let log = planner.text("log");
     let without_field = usize::from(minor(api_server) < KNOWS_CLUSTER_IP);
     assert_eq!(planner.said(UNKNOWN_FIELD), without_field, "{log}");
+    let streams = streams && minor(api_server) >= STREAMS_LISTS;
     assert_eq!(planner.said(NO_STREAMED_LISTS) == 0, streams, "{log}");
     for trouble in ["lost the API server", "rejected"] {
         assert_eq!(planner.said(trouble), 0, "{log}");
@@ -200,7 +203,7 @@ fn lists_in_pages_are_followed() {
     }
 }
 
-/// The servers have the feature, off by default.
+/// The servers have the feature, off by default; that of 1.30 cannot do it, and is listed in pages.
 #[test]
 fn streamed_lists_are_followed() {
     for path in older_api_servers() {

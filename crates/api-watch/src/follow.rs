@@ -232,13 +232,9 @@ impl Follower {
             ("timeoutSeconds", &seconds()),
         ];
         let response = self.get(&pairs).await.map_err(|failure| match failure {
-            // A server without the feature refuses the parameter; with which code depends on its version. 403, 429 and
-            // 5xx say something else: so does any server that is just starting.
-            Failure::Status {
-                code: 400 | 404 | 405 | 406 | 415 | 422 | 501,
-                message,
-                ..
-            } => Failure::NoStreamedLists(message),
+            Failure::Status { code, message, .. } if tells_that_lists_are_not_streamed(code, &message) => {
+                Failure::NoStreamedLists(message)
+            }
             other => other,
         })?;
         self.stream(response, true, back_off).await
@@ -342,6 +338,9 @@ impl Follower {
                 let status = Status::deserialize(event.object).map_err(Failure::Garbled)?;
                 return Err(match status.code {
                     410 => Failure::Expired,
+                    code if listing.is_some() && tells_that_lists_are_not_streamed(code, &status.message) => {
+                        Failure::NoStreamedLists(status.message)
+                    }
                     code => Failure::Status {
                         code,
                         message: status.message,
@@ -419,4 +418,15 @@ impl Follower {
 
 fn seconds() -> String {
     fastrand::u32(WATCH_SECONDS).to_string()
+}
+
+/// A server without the feature refuses the parameter; with which code depends on its version. That of 1.30 with the
+/// feature on, where it is alpha, waits for a version that its cache never hears of. 403, 429 and 5xx say something else:
+/// so does any server that is just starting.
+fn tells_that_lists_are_not_streamed(code: u16, message: &str) -> bool {
+    match code {
+        400 | 404 | 405 | 406 | 415 | 422 | 501 => true,
+        504 => message.contains("Too large resource version"),
+        _ => false,
+    }
 }
