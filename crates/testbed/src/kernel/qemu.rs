@@ -24,6 +24,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cpio", "cpio"),
     ("gzip", "gzip"),
 ];
+/// Two, so that threads of ours run at the same time; User-Mode Linux has one.
+const PROCESSORS: &str = "2";
 /// Debian 12 has it within QEMU, later ones on its own.
 const VIRTIOFSD: &[&str] = &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
 /// Modules to load, in order; each after those that it needs. What a kernel does not have is left out.
@@ -237,7 +239,7 @@ pub(super) fn run(image: &Image, job: &Job) -> Result<i32> {
             "-cpu",
             "max",
             "-smp",
-            "1",
+            PROCESSORS,
             "-m",
             &format!("{}M", job.memory),
             "-object",
