@@ -18,6 +18,9 @@ use tracing::debug;
 
 use crate::decode;
 
+/// How deep lists may be in lists. Each level is read again and takes its part of the stack; nobody writes more than two.
+const DEPTH: usize = 8;
+
 /// Which object.
 pub(crate) type Object = (Kind, ObjectName);
 
@@ -202,7 +205,7 @@ impl Reader {
             let mut first = true;
             for object in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>() {
                 match object {
-                    Ok(object) => self.object(object, None),
+                    Ok(object) => self.object(object, None, 0),
                     Err(error) if first => not_json = Some(error.to_string()),
                     Err(error) => self.fault(&error.to_string()),
                 }
@@ -213,7 +216,7 @@ impl Reader {
             }
         }
         match yaml::to_json(text) {
-            Ok(object) => self.object(&object, None),
+            Ok(object) => self.object(&object, None, 0),
             Err(not_yaml) => match foreign(text) {
                 Some(kind) => self.pass_over(kind),
                 None => self.fault(&not_json.unwrap_or(not_yaml)),
@@ -221,8 +224,8 @@ impl Reader {
         }
     }
 
-    /// An object, or the items of a list. `of` is the kind that a list says of its items.
-    fn object(&mut self, object: &RawValue, of: Option<GroupKind<'_>>) {
+    /// An object, or the items of a list, within so many lists. `of` is the kind that a list says of its items.
+    fn object(&mut self, object: &RawValue, of: Option<GroupKind<'_>>, depth: usize) {
         let text = object.get();
         if text == "null" {
             return;
@@ -251,10 +254,12 @@ impl Reader {
         let items = head
             .items
             .and_then(|items| serde_json::from_str::<Vec<&RawValue>>(items.get()).ok());
-        match (this.items(), items) {
-            (Some(of), Some(items)) if of.kind.is_empty() => items.into_iter().for_each(|item| self.object(item, None)),
-            (Some(of), Some(items)) if of.ours().is_some() => {
-                items.into_iter().for_each(|item| self.object(item, Some(of)));
+        let of = this.items().filter(|of| of.kind.is_empty() || of.ours().is_some());
+        match (of, items) {
+            (Some(_), Some(_)) if depth == DEPTH => self.fault(&format!("lists in lists, more than {DEPTH} deep")),
+            (Some(of), Some(items)) => {
+                let of = (!of.kind.is_empty()).then_some(of);
+                items.into_iter().for_each(|item| self.object(item, of, depth + 1));
             }
             _ => self.pass_over(this.name()),
         }

@@ -165,6 +165,27 @@ fn what_is_ours_and_cannot_be_read_is_a_rejection_of_that_field() {
     );
 }
 
+/// Half a megabyte of them ended the process: each level takes its part of the stack.
+#[test]
+fn lists_may_be_in_lists_but_not_without_end() {
+    let nested = |depth: usize, inner: &str| {
+        let (before, after) = (r#"{"kind":"List","items":["#.repeat(depth), "]}".repeat(depth));
+        format!("{before}{inner}{after}")
+    };
+    check(&nested(DEPTH, WEB_JSON), &["Service default/web"]);
+    let fault = "? lists in lists, more than 8 deep";
+    check(&nested(DEPTH + 1, WEB_JSON), &[fault]);
+    assert_eq!(holds(nested(20_000, "").as_bytes()), [fault]);
+    // Beside it everything is read.
+    check(
+        &format!("{}\n---\n{WEB}", nested(DEPTH + 1, "")),
+        &[
+            "Service default/web",
+            "? document 1 (line 1): lists in lists, more than 8 deep",
+        ],
+    );
+}
+
 #[test]
 fn lists_of_every_form() {
     let item = |text: &str| format!("- {}\n", text.trim_end().replace('\n', "\n  "));
