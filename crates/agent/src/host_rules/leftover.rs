@@ -4,7 +4,7 @@
 //! the kubelet's, `KUBE-ROUTER-…`, `KUBE-NWPLCY-…`, `KUBE-POD-FW-…` and the sets `KUBE-SRC-…`, `KUBE-DST-…` those of
 //! kube-router's network policies, which k3s has, too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::{self, Write as _};
 
 use super::ruleset::{Chain, Ruleset, Wanted};
@@ -105,15 +105,18 @@ pub(super) fn removals(ruleset: &Ruleset, goes: impl Fn(&str, &str, &Chain) -> b
         let chains: Vec<_> = ruleset.chains().filter(|(of, ..)| *of == table).collect();
         let is_named = |(_, name, chain): &&(&str, &str, &Chain)| !chain.is_builtin() && goes(table, name, chain);
         let mut going: BTreeSet<&str> = chains.iter().filter(is_named).map(|(_, name, _)| *name).collect();
-        loop {
-            let used = chains
-                .iter()
-                .filter(|(_, name, chain)| !chain.is_builtin() && !going.contains(name))
-                .flat_map(|(_, name, chain)| chain.rules.iter().map(move |rule| (*name, target(rule))))
-                .find_map(|(by, target)| Some((going.get(target?.as_str()).copied()?, by)));
-            let Some((chain, by)) = used else { break };
-            going.remove(chain);
-            found.in_use.push((chain.to_owned(), by.to_owned()));
+        // Each chain that stays is looked at once: what a chain in use uses stays, and is looked at in its turn.
+        let by_name: BTreeMap<&str, &Chain> = chains.iter().map(|(_, name, chain)| (*name, *chain)).collect();
+        let is_staying = |(_, name, chain): &&(&str, &str, &Chain)| !chain.is_builtin() && !going.contains(name);
+        let mut staying: VecDeque<&str> = chains.iter().filter(is_staying).map(|(_, name, _)| *name).collect();
+        while let Some(by) = staying.pop_front() {
+            let rules = by_name.get(by).map_or(&[][..], |chain| &chain.rules);
+            for target in rules.iter().filter_map(|rule| target(rule)) {
+                if let Some(used) = going.take(target.as_str()) {
+                    found.in_use.push((used.to_owned(), by.to_owned()));
+                    staying.push_back(used);
+                }
+            }
         }
         let leads_there = |rule: &&String| target(rule).is_some_and(|chain| going.contains(chain.as_str()));
         let builtin = chains.iter().filter(|(.., chain)| chain.is_builtin());
@@ -264,6 +267,20 @@ COMMIT
         let found = of_kube_proxy(text);
         assert_eq!(found.tables[0].chains, ["KUBE-SVC-B"]);
         assert_eq!(found.in_use.len(), 2);
+    }
+
+    /// A chain of another program that leads to all of them: ten thousand services. Each chain and rule is looked at once;
+    /// all of them for each chain that stays took minutes.
+    #[test]
+    fn l13_many_chains_in_use_are_found_at_once() {
+        use std::fmt::Write;
+        const CHAINS: usize = 30_000;
+        let mut text = String::from("*nat\n:MINE - [0:0]\n-A MINE -j KUBE-SVC-0\n");
+        for number in 0..CHAINS {
+            writeln!(text, "-A KUBE-SVC-{number} -j KUBE-SVC-{}", number + 1).unwrap();
+        }
+        let found = of_kube_proxy(&text);
+        assert_eq!((found.tables.len(), found.in_use.len()), (0, CHAINS));
     }
 
     #[test]
