@@ -4,6 +4,8 @@
 //! thread that writes), [`servers`] with [`http`], [`metrics`] and [`progress`] (what others are told), [`plan`] (the same
 //! without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out again), [`stdout`] (what the
 //! commands print). It decides nothing about Services.
+//!
+//! A library, so that fuzz targets reach what reads bytes of others; `bin/kube-ipvs.rs` is the program.
 
 #![warn(
     clippy::print_stderr,
@@ -49,10 +51,8 @@ use crate::cli::{Cli, Command, DaemonArgs, EXIT_ERROR, EXIT_NO_IPVS, EXIT_READER
 use crate::config::{Configuration, logging_of};
 use crate::settings::Settings;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-fn main() -> ExitCode {
+/// What the program does: the command line is the process's.
+pub fn main() -> ExitCode {
     let cli = match Cli::parse_from_go(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
