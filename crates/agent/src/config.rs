@@ -15,6 +15,8 @@ mod fill;
 mod flag;
 mod flag_table;
 mod flag_value;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod gate_table;
 mod kube_proxy;
 mod logging;

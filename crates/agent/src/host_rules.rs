@@ -5,6 +5,8 @@
 //! it starts itself once, as `kube-ipvs host-rules` ([`helper`]), which may run iptables (L19). In the same way, once it
 //! serves, what a kube-proxy left goes (L15).
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 pub(crate) mod helper;
 mod iptables;
 mod leftover;

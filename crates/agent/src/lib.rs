@@ -20,6 +20,8 @@ mod conntrack_sysctls;
 mod daemon;
 mod deny_exec;
 mod dry_run;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod host_rules;
 mod http;
 mod instance;

@@ -5,6 +5,8 @@
 //! from two facts: is there a version to resume from, and can the server stream lists. A list is one batch, and goes on
 //! when all of it is there; of one that breaks off nothing does. An event of a watch is a batch of its own.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod listing;
 
 use std::time::{Duration, Instant};
@@ -14,7 +16,6 @@ use http::Response;
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use service_model::{Batch, Event, ObjectName};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -212,7 +213,7 @@ impl Follower {
             let body = read(response.into_body(), self.connection.patience().watch).await?;
             let page: Page<'_> = serde_json::from_slice(&body).map_err(Failure::Garbled)?;
             for item in page.items.iter().flatten() {
-                listing.add(self.item(item));
+                listing.add(Item::decode(self.collection.kind(), item));
             }
             next = page.metadata.next;
             if next.is_empty() {
@@ -293,7 +294,7 @@ impl Follower {
         let kind = self.collection.kind();
         match &*event.what {
             what @ ("ADDED" | "MODIFIED") => {
-                let item = self.item(event.object);
+                let item = Item::decode(kind, event.object);
                 match (listing, item) {
                     (Some(listing), item) => listing.add(item),
                     (None, Some(item)) => {
@@ -369,26 +370,6 @@ impl Follower {
         if !version.is_empty() {
             self.version = Some(version);
         }
-    }
-
-    /// Decodes an object. A bad one is unreadable for the model, which keeps what it has of it (L18); `None` where not
-    /// even its name can be read.
-    fn item(&self, object: &RawValue) -> Option<Item> {
-        let kind = self.collection.kind();
-        let (name, version, event) = match decode::object(kind, object) {
-            Ok(decoded) => (decoded.name, decoded.resource_version, decoded.event),
-            Err(_) => match decode::identity(kind, object) {
-                Ok(identity) => {
-                    let rejection = decode::why_not(kind, identity.name.clone(), object);
-                    (identity.name, identity.resource_version, Event::Unreadable(rejection))
-                }
-                Err(error) => {
-                    warn!(%kind, %error, "an object whose name cannot be read, skipped");
-                    return None;
-                }
-            },
-        };
-        Some(Item { name, version, event })
     }
 
     /// What the model has and the list has not is gone.

@@ -16,6 +16,8 @@ mod directory;
 mod error;
 mod failure;
 mod follow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lines;
 mod manifest;
 mod node_list;

@@ -7,6 +7,8 @@ pub mod client;
 pub mod error;
 pub mod filter;
 pub mod flow;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod message;
 mod uapi;
 

@@ -137,7 +137,7 @@ fn find(payload: &[u8], kind: u16) -> Option<Attribute<'_>> {
 }
 
 /// A long set is told in several messages.
-fn decode_ports(payload: &[u8]) -> Vec<u16> {
+pub(crate) fn decode_ports(payload: &[u8]) -> Vec<u16> {
     let elements = find(payload, IPSET_ATTR_ADT).map_or(Attributes(&[]), |all| all.nested());
     elements
         .filter(|element| element.kind == IPSET_ATTR_DATA)

@@ -8,6 +8,8 @@
 pub mod client;
 pub mod command;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod ipset;
 pub mod message;
 pub mod node_address;

@@ -72,7 +72,7 @@ impl VipMonitor {
     }
 }
 
-fn gone(message: &Notification<'_>) -> Option<Gone> {
+pub(crate) fn gone(message: &Notification<'_>) -> Option<Gone> {
     match message.kind {
         RTM_DELROUTE => {
             let route = RouteMessage::parse(message.payload).ok()?;

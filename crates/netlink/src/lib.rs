@@ -7,6 +7,8 @@
 pub mod attribute;
 pub mod batch;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod monitor;
 pub mod socket;
 pub mod whole;

@@ -381,7 +381,7 @@ impl<'a> Iterator for Messages<'a> {
 
 impl Message<'_> {
     /// `struct nlmsgerr`: errno, the header of the message it answers, then the extended acknowledgement.
-    fn acknowledgement(&self) -> Result<Result<(), KernelError>, TransportError> {
+    pub(crate) fn acknowledgement(&self) -> Result<Result<(), KernelError>, TransportError> {
         let errno = array(self.payload)
             .map(i32::from_ne_bytes)
             .ok_or(TransportError::Malformed("short error message"))?;

@@ -8,6 +8,8 @@ pub mod base_chain;
 pub mod client;
 pub mod command;
 pub mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod message;
 pub mod monitor;
 pub mod rule;

@@ -56,7 +56,7 @@ impl Monitor {
 
 /// Every message about a table, or something in it, names the table in the same attribute; that of a new generation
 /// has another meaning there.
-fn is_foreign(table: &str, own: u32, message: &Notification<'_>) -> bool {
+pub(crate) fn is_foreign(table: &str, own: u32, message: &Notification<'_>) -> bool {
     let family = message.payload.first().copied();
     message.originator != own
         && message.kind >> 8 == NFNL_SUBSYS_NFTABLES

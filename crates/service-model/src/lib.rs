@@ -16,6 +16,8 @@ mod endpoint_cache;
 pub mod event;
 mod face;
 pub mod frontend;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod local_traffic;
 pub mod name;
 mod nodes;

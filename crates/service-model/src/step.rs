@@ -1,15 +1,15 @@
-//! Steps of work, counted in tests alone: how they grow with what comes in is what a test of cost asks.
+//! Steps of work, counted in tests and under fuzz alone: how they grow with what comes in is what a test of cost asks.
 //!
 //! A walk over something whose length an object gives calls [`step`] for each thing that it looks at.
 
-#[cfg(not(test))]
+#[cfg(not(any(test, fuzzing)))]
 #[inline(always)]
 pub(crate) fn step() {}
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 pub(crate) use counted::{count, step};
 
-#[cfg(test)]
+#[cfg(any(test, fuzzing))]
 mod counted {
     use std::cell::Cell;
 

@@ -6,6 +6,7 @@ use foldhash::HashSet;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use service_model::{Batch, Event, Kind, ObjectName};
+use tracing::warn;
 
 use crate::decode;
 
@@ -15,6 +16,27 @@ pub(super) struct Item {
     pub(super) version: String,
     /// What the model hears of it.
     pub(super) event: Event,
+}
+
+impl Item {
+    /// Decodes an object. A bad one is unreadable for the model, which keeps what it has of it (L18); `None` where not
+    /// even its name can be read.
+    pub(super) fn decode(kind: Kind, object: &RawValue) -> Option<Self> {
+        let (name, version, event) = match decode::object(kind, object) {
+            Ok(decoded) => (decoded.name, decoded.resource_version, decoded.event),
+            Err(_) => match decode::identity(kind, object) {
+                Ok(identity) => {
+                    let rejection = decode::why_not(kind, identity.name.clone(), object);
+                    (identity.name, identity.resource_version, Event::Unreadable(rejection))
+                }
+                Err(error) => {
+                    warn!(%kind, %error, "an object whose name cannot be read, skipped");
+                    return None;
+                }
+            },
+        };
+        Some(Self { name, version, event })
+    }
 }
 
 /// A list that comes in.
