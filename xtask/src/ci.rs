@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use testbed::tool;
 
 use crate::cargo::cargo;
+use crate::fuzz::cargo_in_fuzz;
 
 /// Name of each step, and cargo's arguments.
 const STEPS: &[(&str, &str)] = &[
@@ -30,6 +31,11 @@ pub(crate) fn run() -> Result<ExitCode> {
         command.env("RUSTDOCFLAGS", "-D warnings");
         tool::show(command).context(*name)?;
     }
+    println!("== the fuzz targets: format, lints");
+    tool::show(cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"])).context("format")?;
+    let mut command = cargo_in_fuzz(&["clippy", "--bins"])?;
+    command.args(["--", "-D", "warnings"]);
+    tool::show(command).context("lints")?;
     println!("ci: format, lints, documentation and edges are in order");
     Ok(ExitCode::SUCCESS)
 }

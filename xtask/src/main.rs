@@ -11,6 +11,7 @@ mod conformance;
 mod crash;
 mod demo;
 mod e2e;
+mod fuzz;
 mod image;
 mod matrix;
 mod test;
@@ -45,8 +46,8 @@ enum Task {
     },
     /// Run every level of test that this machine can run.
     Test {
-        /// Only these levels: plain, kernel, control-plane, matrix, crash, conformance, modules, releases. Default: all
-        /// but the last three.
+        /// Only these levels: plain, kernel, control-plane, matrix, crash, fuzz, conformance, modules, releases. Default:
+        /// all but the last three.
         #[arg(long, value_delimiter = ',')]
         level: Vec<test::Level>,
         #[command(flatten)]
@@ -82,6 +83,9 @@ enum Task {
         #[command(flatten)]
         kernel: KernelArgs,
     },
+    /// Feed made-up bytes to what reads bytes of others, until something panics, hangs or grows. Findings are kept in
+    /// fuzz/artifacts, each with the command that shows it again; the exit status is then 1.
+    Fuzz(fuzz::Args),
     /// Make container images, as OCI archives, without a container engine.
     Image(image::Args),
     /// Format, lints, documentation.
@@ -154,6 +158,7 @@ fn run(task: Task) -> Result<ExitCode> {
             testbed::cluster::lab::run_guest(&settings)?;
             Ok(ExitCode::SUCCESS)
         }
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Image(args) => image::run(&args),
         Task::Ci => ci::run(),
         Task::Bench { args, kernel } => bench::run(&args, kernel.kernel),

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
 use testbed::kernel::{Job, Name, Provider};
 use testbed::tool;
@@ -24,6 +25,8 @@ pub(crate) enum Level {
     Matrix,
     /// On a kernel with IPVS: the short form of the crash tests.
     Crash,
+    /// A minute of each fuzz target, beside the other levels.
+    Fuzz,
     /// On nodes that are kernels with IPVS: some of upstream's own tests.
     Conformance,
     /// On a distribution's kernel, without one module after the other. Not among the default levels.
@@ -44,6 +47,7 @@ impl Level {
             Self::ControlPlane => "control-plane",
             Self::Matrix => "matrix",
             Self::Crash => "crash",
+            Self::Fuzz => "fuzz",
             Self::Conformance => "conformance",
             Self::Modules => "modules",
             Self::Releases => "releases",
@@ -68,6 +72,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         Level::Conformance,
         Level::Modules,
         Level::Releases,
+        Level::Fuzz,
     ]
     .into_iter()
     .filter(|level| only.contains(level) || only.is_empty() && !NAMED_ONLY.contains(level))
@@ -75,6 +80,14 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
     tool::install(crate::GUEST_PACKAGES)?;
     let mut provider = None;
     let mut outcomes = Vec::new();
+    let mut not_run: Vec<_> = NOT_HERE.iter().map(|(name, why)| (*name, (*why).to_owned())).collect();
+    let mut fuzzing = None;
+    if levels.contains(&Level::Fuzz) {
+        match crate::fuzz::missing() {
+            None => fuzzing = Some(Fuzzing::start(filter)),
+            Some(why) => not_run.push((Level::Fuzz.name(), why)),
+        }
+    }
     for level in levels {
         println!("== level {}", level.name());
         let start = Instant::now();
@@ -83,6 +96,13 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
             Level::Conformance => crate::conformance::short(filter),
             Level::Modules => without_modules(filter),
             Level::Releases => releases(filter),
+            Level::Fuzz => match fuzzing.take() {
+                Some(fuzzing) => {
+                    outcomes.push(fuzzing.wait());
+                    continue;
+                }
+                None => continue,
+            },
             _ => with_kernel(&mut provider, kernel, level, filter),
         };
         outcomes.push(Outcome {
@@ -105,7 +125,7 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
         }
     }
     let ran = |name: &str| outcomes.iter().any(|outcome| outcome.level.name() == name);
-    for (name, why) in NOT_HERE.iter().filter(|(name, _)| !ran(name)) {
+    for (name, why) in not_run.iter().filter(|(name, _)| !ran(name)) {
         println!("not run {name:<14} {why}");
     }
     Ok(if outcomes.iter().all(|outcome| outcome.result.is_ok()) {
@@ -113,6 +133,38 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The level `fuzz`: it runs from the start behind all others, for which it gives way, and is waited for at the end.
+struct Fuzzing {
+    start: Instant,
+    thread: JoinHandle<(Result<String>, Instant)>,
+}
+
+impl Fuzzing {
+    fn start(filter: Option<&str>) -> Self {
+        let filter = filter.map(str::to_owned);
+        let work = move || (crate::fuzz::level(filter.as_deref()), Instant::now());
+        Self {
+            start: Instant::now(),
+            thread: thread::spawn(work),
+        }
+    }
+
+    fn wait(self) -> Outcome {
+        if !self.thread.is_finished() {
+            println!("it runs since the start, one target at a time; its output is in target/fuzz/logs");
+        }
+        let (result, end) = self
+            .thread
+            .join()
+            .unwrap_or_else(|_| (Err(anyhow!("it panicked")), Instant::now()));
+        Outcome {
+            level: Level::Fuzz,
+            seconds: (end - self.start).as_secs_f64(),
+            result,
+        }
+    }
 }
 
 /// Levels that exist and are not part of this command.
