@@ -110,6 +110,18 @@ pub(crate) fn short(filter: Option<&str>) -> Result<String> {
     Ok("the short list of upstream's tests, on nodes of User-Mode Linux".to_owned())
 }
 
+/// Builds the programs of a run that are Go, the control plane first.
+///
+/// # Errors
+/// A build fails.
+pub(crate) fn build() -> Result<()> {
+    control_plane::build(&root())?;
+    for name in ["node", "dns"] {
+        go::build(&root(), name, &format!("./{name}"))?;
+    }
+    go::build_tests(&root(), "e2e", "./e2e").map(drop)
+}
+
 /// Builds and installs all that a run needs. The order is complete but for its proxy.
 fn prepare(args: &Args, kernel: Option<Name>, folder: &Path) -> Result<Order> {
     if kernel.is_some_and(|kernel| kernel != Name::Uml) {

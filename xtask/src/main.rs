@@ -47,7 +47,7 @@ enum Task {
     /// Run every level of test that this machine can run.
     Test {
         /// Only these levels: plain, kernel, control-plane, matrix, crash, fuzz, conformance, modules, releases. Default:
-        /// all but the last three.
+        /// all but the last two.
         #[arg(long, value_delimiter = ',')]
         level: Vec<test::Level>,
         #[command(flatten)]

@@ -37,7 +37,7 @@ pub(crate) enum Level {
 }
 
 /// Levels that are run where they are named.
-const NAMED_ONLY: [Level; 3] = [Level::Conformance, Level::Modules, Level::Releases];
+const NAMED_ONLY: [Level; 2] = [Level::Modules, Level::Releases];
 
 impl Level {
     fn name(self) -> &'static str {
@@ -88,9 +88,16 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
             Some(why) => not_run.push((Level::Fuzz.name(), why)),
         }
     }
+    let mut programs = levels.contains(&Level::Conformance).then(build_ahead);
     for level in levels {
         println!("== level {}", level.name());
         let start = Instant::now();
+        if [Level::ControlPlane, Level::Conformance].contains(&level)
+            && let Some(programs) = programs.take()
+        {
+            // What failed is built again by the level, which says so.
+            let _ = programs.join();
+        }
         let result = match level {
             Level::Plain => plain(filter),
             Level::Conformance => crate::conformance::short(filter),
@@ -135,6 +142,15 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
     })
 }
 
+/// Builds what the later levels need of Go behind the first ones, for which it gives way: minutes, where nothing is there.
+fn build_ahead() -> JoinHandle<Result<()>> {
+    thread::spawn(|| {
+        // Of this thread, and of what it starts.
+        rustix::process::nice(19)?;
+        crate::conformance::build()
+    })
+}
+
 /// The level `fuzz`: it runs from the start behind all others, for which it gives way, and is waited for at the end.
 struct Fuzzing {
     start: Instant,
@@ -176,10 +192,6 @@ const NOT_HERE: &[(&str, &str)] = &[
     (
         "releases",
         "a kube-proxy or an API server of each older release is built with Go, some minutes each: cargo xtask test --level releases",
-    ),
-    (
-        "conformance",
-        "upstream's tests are built with Go, and three nodes are booted: cargo xtask test --level conformance",
     ),
     (
         "e2e",
