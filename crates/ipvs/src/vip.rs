@@ -22,10 +22,10 @@ pub(crate) const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_NEWADDR: u16 = 20;
 pub(crate) const RTM_DELADDR: u16 = 21;
-const RTM_GETADDR: u16 = 22;
+pub(crate) const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 pub(crate) const RTM_DELROUTE: u16 = 25;
-const RTM_GETROUTE: u16 = 26;
+pub(crate) const RTM_GETROUTE: u16 = 26;
 const RT_TABLE_LOCAL: u8 = 255;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
@@ -159,19 +159,26 @@ impl Vips {
             filter.header.protocol = RouteProtocol::from(RTPROT_KUBE_IPVS);
             filter.header.kind = RouteType::Local;
             filter.attributes.push(RouteAttribute::Table(RT_TABLE_LOCAL.into()));
-            all.extend(self.list("list routes", RTM_GETROUTE, &filter, |payload| {
-                let route = RouteMessage::parse(payload).ok()?;
-                let ours = u8::from(route.header.protocol) == RTPROT_KUBE_IPVS && route.header.table == RT_TABLE_LOCAL;
-                route
-                    .attributes
-                    .iter()
-                    .filter(|_| ours)
-                    .find_map(|attribute| match attribute {
-                        RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
-                        RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
-                        _ => None,
-                    })
-            })?);
+            all.extend(list(
+                &mut self.socket,
+                "list routes",
+                RTM_GETROUTE,
+                &filter,
+                |payload| {
+                    let route = RouteMessage::parse(payload).ok()?;
+                    let ours =
+                        u8::from(route.header.protocol) == RTPROT_KUBE_IPVS && route.header.table == RT_TABLE_LOCAL;
+                    route
+                        .attributes
+                        .iter()
+                        .filter(|_| ours)
+                        .find_map(|attribute| match attribute {
+                            RouteAttribute::Destination(RouteAddress::Inet(ip)) => Some(IpAddr::V4(*ip)),
+                            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(IpAddr::V6(*ip)),
+                            _ => None,
+                        })
+                },
+            )?);
         }
         Ok(all)
     }
@@ -190,8 +197,12 @@ impl Vips {
             let mut filter = AddressMessage::default();
             filter.header.family = family;
             filter.header.index = device;
-            all.extend(
-                self.list("list addresses of kube-ipvs0", RTM_GETADDR, &filter, |payload| {
+            all.extend(list(
+                &mut self.socket,
+                "list addresses of kube-ipvs0",
+                RTM_GETADDR,
+                &filter,
+                |payload| {
                     let address = AddressMessage::parse(payload)
                         .ok()
                         .filter(|address| address.header.index == device)?;
@@ -212,8 +223,8 @@ impl Vips {
                             }
                         })
                     })
-                })?,
-            );
+                },
+            )?);
         }
         Ok(all)
     }
@@ -272,19 +283,19 @@ impl Vips {
             .into_iter()
             .try_for_each(|answer| answer.map_err(|source| Error::Refused { operation, source }))
     }
+}
 
-    fn list<T>(
-        &mut self,
-        operation: &'static str,
-        kind: u16,
-        filter: &impl Emitable,
-        decode: impl Fn(&[u8]) -> Option<T>,
-    ) -> Result<Vec<T>, Error> {
-        match self.socket.list(kind, |buffer| emit(buffer, filter), decode) {
-            // A namespace without a single IPv6 route may not know the table.
-            Err(TransportError::Refused(error)) if error.errno == libc::ENOENT => Ok(Vec::new()),
-            listed => listed.map_err(|source| Error::Transport { operation, source }),
-        }
+/// A list as a value; a namespace without a single IPv6 route may not know the table, and has none then.
+pub(crate) fn list<T, D: IntoIterator<Item = T>>(
+    socket: &mut Socket,
+    operation: &'static str,
+    kind: u16,
+    filter: &impl Emitable,
+    decode: impl Fn(&[u8]) -> D,
+) -> Result<Vec<T>, Error> {
+    match socket.list(kind, |buffer| emit(buffer, filter), decode) {
+        Err(TransportError::Refused(error)) if error.errno == libc::ENOENT => Ok(Vec::new()),
+        listed => listed.map_err(|source| Error::Transport { operation, source }),
     }
 }
 
