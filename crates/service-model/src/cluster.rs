@@ -376,7 +376,10 @@ impl Cluster {
         }
         self.nodes.pod_cidrs = node.pod_cidrs;
         if self.nodes.own != node.addresses {
-            self.nodes.own = node.addresses;
+            let before = std::mem::replace(&mut self.nodes.own, node.addresses);
+            // Whether an address is lent to the node (T41).
+            let users = self.users(before.iter().chain(&self.nodes.own));
+            self.claim_again(users);
             if matches!(
                 self.config.node_port_addresses,
                 NodePortAddresses::Among { primary: true, .. }

@@ -281,8 +281,9 @@ impl Faces {
         } else if let Some(setting) = outside(ip, kind, config) {
             self.refuse(field, format!("{ip} is in no range of {setting}"));
         } else if !config.capture.binds() || nodes.has_interface(ip) {
+            let is_lent = kind == AddressKind::LoadBalancer && nodes.is_lent(ip, config);
             self.add_ports_but(service, ip, kind, field, |port| {
-                let whose = nodes.protected.port(port.protocol, port.port)?;
+                let whose = nodes.protected.port(ip, is_lent, port.protocol, port.port)?;
                 nodes.has_interface(ip).then_some(whose)
             });
         } else if let Some(node) = nodes.others.get(&ip).and_then(|nodes| nodes.first()) {

@@ -70,6 +70,13 @@ impl Nodes {
         self.interface_set.contains(&address)
     }
 
+    /// On an interface of this node, which its object does not know: a load balancer's address that kube-vip or keepalived
+    /// put there. No address is lent as long as nothing is known of the object.
+    pub(crate) fn is_lent(&self, address: IpAddr, config: &Config) -> bool {
+        let known = config.node_ip.iter().chain(&self.own);
+        !self.own.is_empty() && !known.into_iter().any(|own| *own == address)
+    }
+
     /// One of each family: the one that is set, else the first of the Node object.
     pub(crate) fn primary(&self, config: &Config) -> impl Iterator<Item = IpAddr> {
         let all = || config.node_ip.into_iter().chain(self.own.iter().copied());

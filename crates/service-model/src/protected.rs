@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use ipnet::IpNet;
+
 use crate::object::Protocol;
 
 /// Port of the kubelet's API.
@@ -32,6 +34,9 @@ pub struct Protected {
 pub struct ProtectedPorts {
     /// Their protocol.
     pub protocol: Protocol,
+    /// Among which of these addresses; `None` = at all of them. A range of all addresses of a family leaves out the
+    /// load-balancer IPs that are on an interface of this node and no addresses of its Node.
+    pub at: Option<IpNet>,
     /// From the first to the last.
     pub numbers: RangeInclusive<u16>,
     /// Whose they are.
@@ -45,6 +50,7 @@ impl Default for Protected {
             addresses: BTreeMap::new(),
             ports: vec![ProtectedPorts {
                 protocol: Protocol::Tcp,
+                at: None,
                 numbers: KUBELET..=KUBELET,
                 whose: "the kubelet's port".into(),
             }],
@@ -58,9 +64,13 @@ impl Protected {
         self.addresses.get(&address).map(|what| &**what)
     }
 
-    /// Whose a port of the node's addresses is; `None` = nobody's.
-    pub(crate) fn port(&self, protocol: Protocol, number: u16) -> Option<&str> {
-        let of = |ports: &&ProtectedPorts| ports.protocol == protocol && ports.numbers.contains(&number);
+    /// Whose a port of an address of the node is; `None` = nobody's. Where the address is only lent to the node, those do
+    /// not count who listen wherever they can, as sshd does: they do not mean it.
+    pub(crate) fn port(&self, address: IpAddr, is_lent: bool, protocol: Protocol, number: u16) -> Option<&str> {
+        let of = |ports: &&ProtectedPorts| {
+            let means = |range: IpNet| range.contains(&address) && !(is_lent && range.prefix_len() == 0);
+            ports.protocol == protocol && ports.numbers.contains(&number) && ports.at.is_none_or(means)
+        };
         self.ports.iter().find(of).map(|ports| &*ports.whose)
     }
 

@@ -1,11 +1,18 @@
 //! Addresses and ports that no service may take from this node (T41).
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::protected::ProtectedPorts;
 
 /// What a service gets that wants these as external IP and as load-balancer IP, with a port: the rejections.
 fn rejected(cluster: &mut Cluster, address: &str, port: u16) -> Vec<String> {
-    let service = Service {
+    apply_service(cluster, wants(address, port));
+    reasons(cluster, address, port)
+}
+
+fn wants(address: &str, port: u16) -> Service {
+    Service {
         external_ips: vec![ExternalIp {
             position: 0,
             ip: ip(address),
@@ -17,9 +24,7 @@ fn rejected(cluster: &mut Cluster, address: &str, port: u16) -> Vec<String> {
         }],
         ports: [tcp(port, 0)].into_iter().collect(),
         ..everywhere(1)
-    };
-    apply_service(cluster, service);
-    reasons(cluster, address, port)
+    }
 }
 
 fn reasons(cluster: &Cluster, address: &str, port: u16) -> Vec<String> {
@@ -96,6 +101,7 @@ fn f06_ports_of_the_host_at_the_nodes_addresses_are_refused() {
         cluster.set_protected(Protected {
             ports: vec![ProtectedPorts {
                 protocol: Protocol::Tcp,
+                at: None,
                 numbers: 10_249..=10_256,
                 whose: "a port of kube-ipvs".into(),
             }],
@@ -106,6 +112,71 @@ fn f06_ports_of_the_host_at_the_nodes_addresses_are_refused() {
         // Not on addresses that are the service's, nor beside the ports.
         assert!(rejected(&mut cluster, "198.51.100.1", 10_256).is_empty());
         assert!(rejected(&mut cluster, "192.0.2.1", 10_257).is_empty());
+        // Who listens at one of the node's addresses has nothing of the others.
+        for (at, refused) in [("192.0.2.1/32", 1), ("192.0.2.9/32", 0), ("0.0.0.0/0", 1), ("::/0", 0)] {
+            cluster.set_protected(Protected {
+                addresses: BTreeMap::new(),
+                ports: vec![ProtectedPorts {
+                    protocol: Protocol::Tcp,
+                    at: Some(at.parse().unwrap()),
+                    numbers: 10_257..=10_257,
+                    whose: "a port on which the host listens".into(),
+                }],
+            });
+            assert_eq!(reasons(&cluster, "192.0.2.1", 10_257).len(), refused, "{at}");
+        }
+    }
+}
+
+/// A balancer's address on an interface of the node, as kube-vip puts it there, is the service's: sshd listens there, too,
+/// and does not mean it. Who listens at this address alone does, and so do we.
+#[test]
+fn f06_a_balancers_address_on_an_interface_has_ports_of_its_own() {
+    let mut cluster = Cluster::new(config());
+    cluster.apply(Event::OtherNodesComplete);
+    let (own, lent) = ("192.0.2.1", "192.0.2.50");
+    cluster.apply(Event::NodeAddresses(vec![ip(own), ip(lent)]));
+    // As a load-balancer IP, as an external IP.
+    let are_refused = |cluster: &mut Cluster, address, at: Option<&str>| {
+        cluster.set_protected(Protected {
+            addresses: BTreeMap::new(),
+            ports: vec![ProtectedPorts {
+                protocol: Protocol::Tcp,
+                at: at.map(|at| at.parse().unwrap()),
+                numbers: 22..=22,
+                whose: "a port on which the host listens".into(),
+            }],
+        });
+        let (mut balancer, mut external) = (wants(address, 22), wants(address, 22));
+        balancer.external_ips.clear();
+        external.load_balancer_ingress.clear();
+        [balancer, external].map(|service| {
+            apply_service(cluster, service);
+            !reasons(cluster, address, 22).is_empty()
+        })
+    };
+    let any = Some("0.0.0.0/0");
+    // Nothing is known of the Node.
+    assert_eq!(are_refused(&mut cluster, lent, any), [true, true]);
+    let is_node = |addresses: &[&str]| Event::Node(Change::Applied(node("here", "", addresses)));
+    cluster.apply(is_node(&[own]));
+    for (address, at, expect) in [
+        (own, any, [true, true]),
+        (lent, any, [false, true]),
+        (lent, Some("192.0.2.50/32"), [true, true]),
+        (lent, None, [true, true]),
+    ] {
+        assert_eq!(are_refused(&mut cluster, address, at), expect, "{address} {at:?}");
+    }
+    // The Node's addresses change.
+    let mut balancer = wants(lent, 22);
+    balancer.external_ips.clear();
+    assert_eq!(are_refused(&mut cluster, lent, any), [false, true]);
+    apply_service(&mut cluster, balancer);
+    for (addresses, expect) in [(&[own, lent][..], 1), (&[own], 0)] {
+        cluster.apply(is_node(addresses));
+        assert_eq!(cluster.take_touched(), [name(1)]);
+        assert_eq!(reasons(&cluster, lent, 22).len(), expect);
     }
 }
 
