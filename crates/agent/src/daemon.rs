@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
-use api_watch::{ApiConfig, ApiServer, CallObserver, Directory, EventSink, EventType, ObjectEvent, Patience};
+use api_watch::{ApiConfig, ApiServer, CallObserver, Directory, EventSink, EventType, ObjectEvent, Patience, Peers};
 use dataplane::iptables::{Installed, IptablesPlane, Programs, Saved};
 use dataplane::live::LiveKernel;
 use dataplane::rules;
@@ -256,6 +256,7 @@ async fn start_source(
                 node_name: node_name.to_owned(),
                 patience: Patience::default(),
                 observer,
+                peers: Peers::default(),
             };
             let server = ApiServer::connect(&config).await?;
             info!(server = server.url(), "following the API server");

@@ -16,6 +16,7 @@ use tracing::info;
 
 use crate::call::{CallObserver, Told};
 use crate::error::Error;
+use crate::peers::{Learn, Peers};
 use crate::proxy::{self, Proxy, Scheme};
 
 /// A connection is dead when nothing came for 20 s and three probes, 5 s apart, had no answer: 35 s.
@@ -39,6 +40,8 @@ pub struct ApiConfig {
     pub patience: Patience,
     /// Who is told of each request.
     pub observer: CallObserver,
+    /// Who is told where connections lead.
+    pub peers: Peers,
 }
 
 /// How long something is waited for: mostly silence, until it counts as a fault.
@@ -96,7 +99,7 @@ impl Connection {
         }
         Ok(Self {
             config: config.clone(),
-            client: client(found, proxy, &config.observer)?,
+            client: client(found, proxy, config)?,
             url,
         })
     }
@@ -113,10 +116,14 @@ impl Connection {
         self.config.patience
     }
 
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.config.peers
+    }
+
     /// Makes the client anew: certificates and tokens on disk may have been replaced.
     pub(crate) async fn renew(&mut self) -> Result<(), Error> {
         let (found, proxy) = find(&self.config).await?;
-        self.client = client(found, proxy, &self.config.observer)?;
+        self.client = client(found, proxy, &self.config)?;
         Ok(())
     }
 }
@@ -177,11 +184,14 @@ fn take_proxy(file: &mut Kubeconfig) -> Option<String> {
 }
 
 /// The way of connections to the API server: TCP, a proxy's tunnel, TLS.
-fn client(config: Config, proxy: Option<Proxy>, observer: &CallObserver) -> Result<Client, Error> {
-    let tcp = tcp();
+fn client(config: Config, proxy: Option<Proxy>, told: &ApiConfig) -> Result<Client, Error> {
+    let observer = &told.observer;
+    // Beside the proxy's, since others on this node may go there themselves.
+    let server = told.peers.of(&config.cluster_url);
     let Some(proxy) = proxy else {
-        return over(tcp, config, observer);
+        return over(tcp(server), config, observer);
     };
+    let tcp = tcp(told.peers.of(&proxy.uri));
     let user = proxy.authorization();
     match proxy.scheme {
         Scheme::Http => over(tunnel(proxy.uri, tcp, user), config, observer),
@@ -200,8 +210,8 @@ fn client(config: Config, proxy: Option<Proxy>, observer: &CallObserver) -> Resu
     }
 }
 
-fn tcp() -> HttpConnector {
-    let mut tcp = HttpConnector::new();
+fn tcp(resolver: Learn) -> HttpConnector<Learn> {
+    let mut tcp = HttpConnector::new_with_resolver(resolver);
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT));

@@ -132,7 +132,10 @@ impl Follower {
             } else {
                 warn!(%kind, error, retry_in_seconds, "lost the API server, the last state stays");
             }
-            tokio::time::sleep(wait).await;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.connection.peers().until_freed() => back_off = BackOff::default(),
+            }
             if failure.may_be_stale_credentials()
                 && let Err(error) = self.connection.renew().await
             {

@@ -4,8 +4,9 @@
 //! [`service_model::Event`]s at once; no API object is kept. The only crate that knows `kube`, JSON and
 //! YAML of the API; it decides nothing about Services.
 //!
-//! Reading order: `decode` (text to model objects), `manifest` (a file's text), `directory`, `proxy`, `connection`, `request`, `follow` (list and watch of one
-//! kind), `node_list` (other Nodes' addresses), `server` (all kinds), `sink` (events about objects), `call` (requests as numbers).
+//! Reading order: `decode` (text to model objects), `manifest` (a file's text), `directory`, `proxy`, `connection`, `peers`
+//! (where connections lead), `request`, `follow` (list and watch of one kind), `node_list` (other Nodes' addresses),
+//! `server` (all kinds), `sink` (events about objects), `call` (requests as numbers).
 
 mod back_off;
 mod call;
@@ -21,6 +22,7 @@ pub mod fuzzing;
 mod lines;
 mod manifest;
 mod node_list;
+mod peers;
 mod proxy;
 mod request;
 mod server;
@@ -31,5 +33,6 @@ pub use call::{Call, CallObserver};
 pub use connection::{ApiConfig, Patience};
 pub use directory::Directory;
 pub use error::Error;
+pub use peers::Peers;
 pub use server::ApiServer;
 pub use sink::{EventSink, EventType, ObjectEvent};

@@ -20,14 +20,19 @@ const LONGEST_RETRY_AFTER: u64 = 30;
 /// # Errors
 /// No answer within the patience for one, or a status that is not 2xx. 410 is [`Failure::Expired`].
 pub(crate) async fn get(connection: &Connection, uri: String, accept: &str) -> Result<Response<Body>, Failure> {
-    let request = Request::get(uri)
-        .header(header::ACCEPT, accept)
-        .header(header::USER_AGENT, concat!("kube-ipvs/", env!("CARGO_PKG_VERSION")))
-        .body(Body::empty())
-        .map_err(|error| Failure::Request(error.into()))?;
     let patience = connection.patience().response;
-    let response = timeout(patience, connection.client.send(request))
-        .await
+    let response = loop {
+        let request = Request::get(&uri)
+            .header(header::ACCEPT, accept)
+            .header(header::USER_AGENT, concat!("kube-ipvs/", env!("CARGO_PKG_VERSION")))
+            .body(Body::empty())
+            .map_err(|error| Failure::Request(error.into()))?;
+        tokio::select! {
+            answer = timeout(patience, connection.client.send(request)) => break answer,
+            () = connection.peers().until_freed() => {}
+        }
+    };
+    let response = response
         .map_err(|_| Failure::Silence(patience))?
         .map_err(|error| Failure::Request(error.into()))?;
     if response.status().is_success() {

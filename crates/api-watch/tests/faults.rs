@@ -9,7 +9,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use api_watch::{ApiConfig, ApiServer, CallObserver, EventSink, EventType, ObjectEvent, Patience};
+use api_watch::{ApiConfig, ApiServer, CallObserver, EventSink, EventType, ObjectEvent, Patience, Peers};
 use serde_json::{Value, json};
 use service_model::{Batch, Change, Event, Kind, ObjectName};
 use testbed::fake_api::{FakeApi, Fault};
@@ -202,6 +202,7 @@ async fn connect_with(url: &str, patience: Patience, observer: CallObserver) -> 
         master: Some(url.to_owned()),
         node_name: "n1".to_owned(),
         observer,
+        peers: Peers::default(),
         patience,
     })
     .await
@@ -595,6 +596,7 @@ async fn f21_events_survive_a_change_of_credentials() {
         master: None,
         node_name: "n1".to_owned(),
         observer: CallObserver::default(),
+        peers: Peers::default(),
         patience: patience(),
     };
     let server = ApiServer::connect(&config).await.unwrap();

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use api_watch::{ApiConfig, ApiServer, CallObserver, Patience};
+use api_watch::{ApiConfig, ApiServer, CallObserver, Patience, Peers};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use service_model::{Batch, Cluster, Config, Event, Kind, ObjectName};
@@ -100,6 +100,7 @@ async fn relist(before: &Slices, now: &Slices, failure: &Failure) {
         master: Some(api.url()),
         node_name: "n1".to_owned(),
         observer: CallObserver::default(),
+        peers: Peers::default(),
         patience: Patience::default(),
     };
     let (sender, mut batches) = mpsc::channel(1);

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use api_watch::{ApiConfig, ApiServer, CallObserver, Patience};
+use api_watch::{ApiConfig, ApiServer, CallObserver, Patience, Peers};
 use serde_json::json;
 use service_model::{Event, Kind};
 use testbed::fake_api::FakeApi;
@@ -70,12 +70,14 @@ async fn f10_a_server_behind_the_proxy_of_the_kubeconfig_is_followed() {
         "users": [{"name": "me", "user": {"token": "x"}}],
     });
     std::fs::write(&path, kubeconfig.to_string()).unwrap();
+    let peers = Peers::default();
     let server = ApiServer::connect(&ApiConfig {
         kubeconfig: Some(path),
         master: None,
         node_name: "n1".to_owned(),
         patience: Patience::default(),
         observer: CallObserver::default(),
+        peers: peers.clone(),
     })
     .await
     .unwrap();
@@ -86,6 +88,11 @@ async fn f10_a_server_behind_the_proxy_of_the_kubeconfig_is_followed() {
     })
     .await
     .unwrap();
+    // Neither must be taken by a Service (F1).
+    let learned = peers.subscribe();
+    for one in [address, ([192, 0, 2, 9], 6443).into()] {
+        assert!(learned.borrow().contains(&one), "{:?}", learned.borrow());
+    }
     let head = heads.recv().unwrap().to_lowercase();
     assert!(head.starts_with("connect 192.0.2.9:6443 http/1.1\r\n"), "{head}");
     assert!(
