@@ -208,6 +208,6 @@ fn one_endpoint_costs_the_daemon_the_same_calls_whatever_the_size() {
     let few = calls_for_one_endpoint(10);
     let many = calls_for_one_endpoint(10_000);
     assert_eq!(few, many);
-    // The message, its answer, the line of log.
-    assert_eq!(few, ["sendto", "recvfrom", "write"]);
+    // The message and its answer; the line of log is another thread's.
+    assert_eq!(few, ["sendto", "recvfrom"]);
 }
