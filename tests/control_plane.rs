@@ -22,6 +22,7 @@ use testbed::netns::Netns;
 use testbed::world::{self, NODE, NODE_ADDRESSES, PODS, World};
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
+const API_SERVER: &str = "192.0.2.30";
 
 fn table(node: &Netns) -> BTreeSet<String> {
     node.sh("ipvsadm -Sn")
@@ -71,11 +72,54 @@ fn service(name: &str, annotations: &Value, spec: &Value) -> Value {
     json!({"metadata": {"name": name, "annotations": annotations}, "spec": spec})
 }
 
+/// One of the events has all of these.
+fn told(plane: &ControlPlane, daemon: &Daemon, texts: &[&str]) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let events = plane
+            .kubectl(&["get", "events.v1.events.k8s.io", "-o", "json"])
+            .unwrap();
+        let events: Value = serde_json::from_str(&events).unwrap();
+        let mut all = events["items"].as_array().unwrap().iter().map(Value::to_string);
+        if all.any(|event| texts.iter().all(|text| event.contains(text))) {
+            return;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "{texts:?}: {events:#}\n{}",
+            daemon.said().join("\n")
+        );
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// F1: it would take the API server from every node, and its deletion could not be heard.
+fn the_api_servers_address_is_refused(plane: &ControlPlane, node: &Netns, daemon: &Daemon) {
+    let spec = json!({"externalIPs": [API_SERVER], "clusterIP": "10.96.1.66", "ports": [{"port": 1}]});
+    plane.create(SERVICES, &service("taker", &json!({}), &spec)).unwrap();
+    let why = format!("spec.externalIPs[0]: {API_SERVER} is the address of the API server");
+    told(plane, daemon, &["CannotProgram", "taker", &why]);
+    let routes = || node.sh("ip route show table local proto 163").unwrap();
+    assert!(
+        routes().contains("10.96.1.66 ") && !routes().contains(API_SERVER),
+        "{}",
+        routes()
+    );
+    plane.kubectl(&["delete", "service", "taker"]).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while routes().contains("10.96.1.66 ") {
+        assert!(Instant::now() < deadline, "the deletion is not heard");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 #[test]
 fn a_real_api_server_is_followed() {
     let world = World::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let plane = ControlPlane::start(&program().unwrap(), &world.other, "192.0.2.20", folder.path()).unwrap();
+    // As behind a balancer: no Node has this address.
+    world.other.sh("ip addr add 192.0.2.30/24 dev eth0").unwrap();
+    let plane = ControlPlane::start(&program().unwrap(), &world.other, API_SERVER, folder.path()).unwrap();
     for (name, address) in [("node-a", "192.0.2.10"), ("node-b", "192.0.2.20")] {
         plane
             .create("/api/v1/nodes", &json!({"metadata": {"name": name}}))
@@ -139,7 +183,7 @@ fn a_real_api_server_is_followed() {
     };
     let found = follows(&plane, &world.node, |lines| web(lines) == 3);
     assert!(
-        found.contains("-a -t 10.96.0.1:443 -r 192.0.2.20:6443 -m -w 1"),
+        found.contains("-a -t 10.96.0.1:443 -r 192.0.2.30:6443 -m -w 1"),
         "{found:?}"
     );
     assert!(
@@ -157,6 +201,8 @@ fn a_real_api_server_is_followed() {
         said.contains("listed kind=Service") && !said.contains("listing in pages"),
         "{said}"
     );
+
+    the_api_servers_address_is_refused(&plane, &world.node, &daemon);
 
     // An endpoint comes, an endpoint goes.
     let last = PODS[3];
@@ -186,21 +232,11 @@ fn a_real_api_server_is_followed() {
         ])
         .unwrap();
     follows(&plane, &world.node, |lines| lines.contains("-A -t 10.96.1.1:80 -s rr"));
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let events = plane
-            .kubectl(&["get", "events.v1.events.k8s.io", "-o", "json"])
-            .unwrap();
-        if events.contains("CannotProgram") {
-            assert!(
-                events.contains("unknown scheduler \\\"best\\\"") && events.contains("kube-proxy"),
-                "{events}"
-            );
-            break;
-        }
-        assert!(Instant::now() < deadline, "{events}\n{}", daemon.said().join("\n"));
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    told(
+        &plane,
+        &daemon,
+        &["CannotProgram", "unknown scheduler \\\"best\\\"", "kube-proxy"],
+    );
 
     // A label that gives the service to another proxy acts at once; so does its removal.
     plane

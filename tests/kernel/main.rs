@@ -30,6 +30,7 @@ mod plan;
 mod policy;
 mod privilege;
 mod probe;
+mod protected;
 mod scheduler;
 mod seen;
 mod tables;

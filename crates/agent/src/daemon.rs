@@ -4,6 +4,7 @@ use std::fs;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -36,7 +37,7 @@ use crate::progress::Progress;
 use crate::servers::Servers;
 use crate::settings::{LocalhostNodePorts, Settings, Source};
 use crate::start;
-use crate::sync::{Channels, Readers, Sync, Upkeep};
+use crate::sync::{Channels, Readers, Rescue, Surroundings, Sync, Upkeep};
 
 /// Batches between the API side and the sync thread. When it is full the API side waits.
 const CHANNEL: usize = 1024;
@@ -105,7 +106,9 @@ fn serve<P: Plane + Send + 'static>(
             let metrics = Arc::clone(&readers.metrics);
             CallObserver::new(move |call| metrics.rest_client.take(call))
         };
-        let (sink, source) = start_source(&settings.source, &node_name, batches.clone(), wanted, observer).await?;
+        let peers = Peers::default();
+        let api = ApiSide { observer, peers: peers.clone() };
+        let (sink, source) = start_source(&settings.source, &node_name, batches.clone(), wanted, api).await?;
         let servers = choice.as_ref().map(|choice| Servers {
             settings: settings.servers.clone(),
             mode: choice.effective,
@@ -164,22 +167,26 @@ fn serve<P: Plane + Send + 'static>(
             }
         }
         let (plane, listeners) = open(&settings)?;
-        let addresses = tokio::spawn(follow_node_addresses(batches));
-
-        let (heard, listener_ended) = listeners::start(listeners)?;
+        let (heard, host, listener_ended) = listeners::start(listeners)?;
+        let addresses = tokio::spawn(follow_node_addresses(batches, host.ask.clone()));
+        let surroundings = Surroundings::new(&settings.servers, peers, host);
         let mut listener_ended = pin!(listener_ended);
         let (serving, served) = oneshot::channel();
         let channels = Channels {
             batches: waiting,
             heard,
+            surroundings,
             sink,
             readers,
             other_nodes,
             serving,
         };
-        let upkeep = match &choice {
-            Some(choice) => start::upkeep(&settings, choice.effective),
-            None => Upkeep::of_nothing(),
+        let (upkeep, rescue) = match &choice {
+            Some(choice) => (
+                start::upkeep(&settings, choice.effective),
+                Rescue::of_node(settings.model.masquerade_all),
+            ),
+            None => (Upkeep::of_nothing(), Rescue::of_nothing()),
         };
         if let Some(choice) = choice {
             let (forward, bit, deny_exec) = (settings.forward_accept, settings.masquerade_bit, settings.deny_exec);
@@ -193,7 +200,9 @@ fn serve<P: Plane + Send + 'static>(
                 })
             });
         }
-        let sync = Sync::new(settings.model, plane, channels, settings.periods).with_upkeep(upkeep);
+        let sync = Sync::new(settings.model, plane, channels, settings.periods)
+            .with_upkeep(upkeep)
+            .with_rescue(rescue);
         let (ended, sync_ended) = oneshot::channel();
         thread::Builder::new()
             .name("sync".into())
@@ -233,6 +242,12 @@ fn readers(settings: &Settings, choice: Option<&Choice>) -> (Readers, watch::Rec
     (readers, checks)
 }
 
+/// What is told of requests and connections.
+struct ApiSide {
+    observer: CallObserver,
+    peers: Peers,
+}
+
 type SourceTask = tokio::task::JoinHandle<api_watch::Error>;
 
 async fn start_source(
@@ -240,7 +255,7 @@ async fn start_source(
     node_name: &str,
     batches: mpsc::Sender<Batch>,
     other_nodes: watch::Receiver<bool>,
-    observer: CallObserver,
+    api: ApiSide,
 ) -> Result<(EventSink, SourceTask)> {
     match source {
         Source::Directory(directory) => {
@@ -255,8 +270,8 @@ async fn start_source(
                 master,
                 node_name: node_name.to_owned(),
                 patience: Patience::default(),
-                observer,
-                peers: Peers::default(),
+                observer: api.observer,
+                peers: api.peers,
             };
             let server = ApiServer::connect(&config).await?;
             info!(server = server.url(), "following the API server");
@@ -267,7 +282,7 @@ async fn start_source(
 }
 
 /// Ends only with an error.
-async fn follow_node_addresses(batches: mpsc::Sender<Batch>) -> anyhow::Error {
+async fn follow_node_addresses(batches: mpsc::Sender<Batch>, ask_host: Sender<()>) -> anyhow::Error {
     let mut watch = match ipvs::node_address::watch().await {
         Ok(watch) => watch,
         Err(error) => return error.into(),
@@ -276,6 +291,8 @@ async fn follow_node_addresses(batches: mpsc::Sender<Batch>) -> anyhow::Error {
         match watch.next().await {
             Ok(addresses) => {
                 info!(addresses = addresses.len(), "node addresses");
+                // Subnets and gateways are others, too.
+                let _ = ask_host.send(());
                 if batches.send(vec![Event::NodeAddresses(addresses)]).await.is_err() {
                     return anyhow!("the reader of events is gone");
                 }

@@ -22,6 +22,7 @@ mod deny_exec;
 mod dry_run;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod host_needs;
 mod host_rules;
 mod http;
 mod instance;

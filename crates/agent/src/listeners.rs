@@ -10,8 +10,10 @@ use dataplane::KernelBroken;
 use dataplane::kernel::chain;
 use ipvs::{Gone, VipMonitor};
 use nftables::Monitor;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, watch};
 use tracing::warn;
+
+use crate::host_needs::{HostNeeds, HostReader};
 
 /// Somebody changed what we programmed, or may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,23 +54,31 @@ pub(crate) struct Heard<P> {
 /// it has to tell.
 const CHANNEL: usize = 256;
 
-/// Starts the threads; what is returned beside ends when one of them does, and never without any.
+/// Reading what the host needs costs at most one part in so many of a processor's time.
+const HOST_SHARE: u32 = 33;
+
+/// What the host needs, and whom to ask to read it again.
+pub(crate) struct Host {
+    /// `None` until it has been read.
+    pub(crate) needs: watch::Receiver<Option<HostNeeds>>,
+    pub(crate) ask: Sender<()>,
+}
+
+/// Starts the threads; what is returned beside ends when one of them does.
 pub(crate) fn start<P: Send + 'static>(
     listeners: Option<Listeners<P>>,
-) -> Result<(Heard<P>, impl Future<Output = anyhow::Error>)> {
+) -> Result<(Heard<P>, Host, impl Future<Output = anyhow::Error>)> {
     let (disturbed, disturbances) = mpsc::channel(CHANNEL);
     let (looked, looks) = mpsc::channel(1);
-    let (ended, end) = oneshot::channel();
+    let (ends, mut first) = mpsc::channel(4);
     let mut heard = Heard {
         disturbances,
         looks,
         ask: None,
     };
-    let alone = listeners.is_none();
     if let Some(mut listeners) = listeners {
         let (ask, asked) = requests::channel();
         heard.ask = Some(ask);
-        let (ends, mut first) = mpsc::channel(3);
         if let Some((mut tables, mut vips)) = listeners.monitors {
             let tell = disturbed.clone();
             run("policy-monitor", ends.clone(), move || {
@@ -85,26 +95,40 @@ pub(crate) fn start<P: Send + 'static>(
                 }
             })?;
         }
-        run("audit", ends, move || {
+        run("audit", ends.clone(), move || {
             loop {
                 asked.recv()?;
                 let told = looked.blocking_send(look(&mut listeners.reader));
                 told.map_err(|_| anyhow!("nobody hears it"))?;
             }
         })?;
-        tokio::spawn(async move {
-            if let Some(error) = first.recv().await {
-                let _ = ended.send(error);
-            }
-        });
     }
-    let end = async move {
-        if alone {
-            return std::future::pending().await;
+    let host = read_host(ends)?;
+    let end = async move { first.recv().await.unwrap_or_else(|| anyhow!("a listener panicked")) };
+    Ok((heard, host, end))
+}
+
+/// Reads what the host needs: at once, and when it is asked to.
+fn read_host(ends: mpsc::Sender<anyhow::Error>) -> Result<Host> {
+    let mut reader = HostReader::open().context("read what the host needs")?;
+    let (tell, needs) = watch::channel(None);
+    let (ask, asked) = requests::channel();
+    run("host", ends, move || {
+        loop {
+            let start = Instant::now();
+            let now = Some(reader.read());
+            tell.send_if_modified(|before| {
+                let differs = *before != now;
+                *before = now;
+                differs
+            });
+            thread::sleep(start.elapsed() * HOST_SHARE);
+            asked.recv()?;
+            // One reading answers all who have asked meanwhile.
+            while asked.try_recv().is_ok() {}
         }
-        end.await.unwrap_or_else(|_| anyhow!("a listener panicked"))
-    };
-    Ok((heard, end))
+    })?;
+    Ok(Host { needs, ask })
 }
 
 fn look<P>(reader: &mut Reader<P>) -> Look<P> {

@@ -6,6 +6,8 @@
 
 mod minute;
 mod pace;
+mod rescue;
+mod surroundings;
 mod telemetry;
 mod upkeep;
 mod voice;
@@ -27,6 +29,8 @@ use tracing::{debug, error, warn};
 
 use crate::listeners::{Disturbance, Heard, Look};
 use pace::Pace;
+pub(crate) use rescue::Rescue;
+pub(crate) use surroundings::Surroundings;
 pub(crate) use telemetry::Readers;
 use telemetry::Telemetry;
 pub(crate) use upkeep::Upkeep;
@@ -54,7 +58,7 @@ enum Input<P> {
     Disturbance(Disturbance),
     /// The audit has looked.
     Look(Look<P>),
-    /// It is time.
+    /// It is time, or what surrounds this node changed.
     Nothing,
 }
 
@@ -62,6 +66,7 @@ enum Input<P> {
 pub(crate) struct Channels<P> {
     pub(crate) batches: Receiver<Batch>,
     pub(crate) heard: Heard<P>,
+    pub(crate) surroundings: Surroundings,
     pub(crate) sink: EventSink,
     pub(crate) readers: Readers,
     /// Whether other nodes are to be followed (T18).
@@ -103,6 +108,8 @@ pub(crate) struct Sync<P: Plane> {
     upkeep: Upkeep,
     batches: Receiver<Batch>,
     heard: Heard<P::Picture>,
+    surroundings: Surroundings,
+    rescue: Rescue,
     voice: Voice,
     telemetry: Telemetry,
     other_nodes: watch::Sender<bool>,
@@ -139,6 +146,7 @@ impl<P: Plane> Sync<P> {
         let Channels {
             batches,
             heard,
+            surroundings,
             sink,
             readers,
             other_nodes,
@@ -156,6 +164,8 @@ impl<P: Plane> Sync<P> {
             upkeep: Upkeep::of_nothing(),
             batches,
             heard,
+            surroundings,
+            rescue: Rescue::of_nothing(),
             other_nodes,
             periods,
             started: now,
@@ -178,6 +188,11 @@ impl<P: Plane> Sync<P> {
     /// Has sysctls looked at with every audit.
     pub(crate) fn with_upkeep(self, upkeep: Upkeep) -> Self {
         Self { upkeep, ..self }
+    }
+
+    /// Has the way to the API server freed before anything else is written.
+    pub(crate) fn with_rescue(self, rescue: Rescue) -> Self {
+        Self { rescue, ..self }
     }
 
     /// Runs until the senders of batches are gone.
@@ -246,6 +261,7 @@ impl<P: Plane> Sync<P> {
             batch = self.batches.recv() => batch.map(Input::Batch),
             Some(what) = self.heard.disturbances.recv() => Some(Input::Disturbance(what)),
             Some(look) = self.heard.looks.recv() => Some(Input::Look(look)),
+            () = self.surroundings.changed() => Some(Input::Nothing),
         }
     }
 
@@ -290,6 +306,7 @@ impl<P: Plane> Sync<P> {
             self.must_repair |= !drift.is_empty();
         }
         drift.sysctls = self.upkeep.repair();
+        self.surroundings.ask();
         self.tell_drift(drift);
     }
 
@@ -319,7 +336,8 @@ impl<P: Plane> Sync<P> {
             _ => None,
         };
         let survey = self.survey_at.filter(|_| self.serving);
-        [node, background, staged, retry, look, audit, survey]
+        let rescue = self.rescue.next().filter(|_| !self.serving);
+        [node, background, staged, retry, look, audit, survey, rescue]
             .into_iter()
             .flatten()
             .min()
@@ -348,6 +366,7 @@ impl<P: Plane> Sync<P> {
         let now = Instant::now();
         self.telemetry
             .arrived(self.cluster.arrivals(), self.cluster.is_node_eligible());
+        self.protect();
         self.touched.extend(self.cluster.take_touched());
         if let Some(unreadable) = self.cluster.take_unreadable() {
             self.voice.unreadable(unreadable);
@@ -356,6 +375,9 @@ impl<P: Plane> Sync<P> {
         let wanted = self.cluster.wants_other_nodes();
         self.other_nodes
             .send_if_modified(|before| std::mem::replace(before, wanted) != wanted);
+        if !self.serving && self.rescue.look(&self.surroundings.api_server(), now) {
+            self.surroundings.api_server_is_free();
+        }
         if !self.serving && !self.may_start(now) {
             return;
         }
@@ -384,6 +406,13 @@ impl<P: Plane> Sync<P> {
                 self.must_adopt = true;
                 self.not_before = now + BROKEN_PAUSE;
             }
+        }
+    }
+
+    /// Tells the model what must not be taken, where that changed.
+    fn protect(&mut self) {
+        if let Some(protected) = self.surroundings.take() {
+            self.cluster.set_protected(protected);
         }
     }
 
@@ -428,6 +457,7 @@ impl<P: Plane> Sync<P> {
         self.cluster.is_complete(Kind::Service)
             && self.cluster.is_complete(Kind::EndpointSlice)
             && self.cluster.has_node_addresses()
+            && self.surroundings.is_known()
             && nodes
     }
 
@@ -453,7 +483,11 @@ impl<P: Plane> Sync<P> {
         self.telemetry
             .tried(now.elapsed(), self.plane.passes(), &self.plane.take_restores());
         let report = done?;
-        self.telemetry.committed(&report);
+        if let Some(ports) = self.telemetry.committed(&report) {
+            self.surroundings.set_health_checks(ports);
+            self.protect();
+            self.touched.extend(self.cluster.take_touched());
+        }
         self.telemetry.rejections(self.voice.rejected());
         self.voice.commit(&self.plane, touched.len(), &report, now.elapsed());
         self.changed(&report, now);
@@ -477,6 +511,7 @@ impl<P: Plane> Sync<P> {
             self.telemetry.surveyed(Arc::clone(&survey));
             self.telemetry.serving();
             Voice::serving(&survey, report.total(), self.started.elapsed());
+            self.voice.freed(&self.rescue.take_freed());
             let _ = self.tell_serving.take().map(|tell| tell.send(()));
         }
         Ok(())

@@ -178,8 +178,8 @@ impl Telemetry {
         durations.for_each(|duration| duration.observe(took.as_secs_f64()));
     }
 
-    /// A commit was made of what waited.
-    pub(super) fn committed(&mut self, report: &Report) {
+    /// A commit was made of what waited. Returns the ports of health checks, where these changed.
+    pub(super) fn committed(&mut self, report: &Report) -> Option<Vec<u16>> {
         self.executed(report);
         let metrics = Arc::clone(&self.readers.metrics);
         let ops: u64 = report.answers.iter().map(|(.., count)| count).sum();
@@ -193,9 +193,10 @@ impl Telemetry {
         for (series, count) in self.lacking_counts.iter().enumerate() {
             metrics.kube_proxy.no_local_endpoints.at(series).set(f64::from(*count));
         }
-        if std::mem::take(&mut self.checks_changed) {
+        std::mem::take(&mut self.checks_changed).then(|| {
             self.readers.health_checks.send_replace(Arc::new(self.checks.clone()));
-        }
+            self.checks.services.values().map(|check| check.port).collect()
+        })
     }
 
     /// Nothing is left of what had come: these changes were among it.

@@ -54,6 +54,7 @@ impl World {
                 looks: mpsc::channel(1).1,
                 ask: None,
             },
+            surroundings: Surroundings::of_nothing(),
             sink: EventSink::null(),
             readers,
             other_nodes: watch::channel(false).0,
@@ -223,4 +224,56 @@ proptest! {
     ) {
         change(&before, &now, Duration::ZERO);
     }
+}
+
+/// Audit F6: a port that is ours from this commit on is no Service's from the next one on, and nothing is read for it.
+#[test]
+fn f06_the_port_of_a_health_check_is_no_services() {
+    let mut world = World::new(&manifests(&[[1].into()], 8), Duration::ZERO);
+    let place: SocketAddr = "192.168.100.1:30123".parse().unwrap();
+    let port = service_model::ServicePort {
+        position: 0,
+        name: "p".into(),
+        protocol: service_model::Protocol::Tcp,
+        port: place.port(),
+        node_port: 0,
+    };
+    let service = |name| service_model::Service {
+        cluster_ips: [[10, 96, 0, 77].into()].into_iter().collect(),
+        ports: [port.clone()].into_iter().collect(),
+        ..service_model::Service::new(ObjectName::new("default", name))
+    };
+    let taker = service_model::Service {
+        external_ips: vec![service_model::ExternalIp {
+            position: 0,
+            ip: place.ip(),
+        }],
+        ..service("taker")
+    };
+    let checked = service_model::Service {
+        service_type: service_model::ServiceType::LoadBalancer,
+        external_traffic_policy: service_model::TrafficPolicy::Local,
+        health_check_node_port: place.port(),
+        cluster_ips: [[10, 96, 0, 78].into()].into_iter().collect(),
+        ..service("checked")
+    };
+    let applied = |service| Event::Service(service_model::Change::Applied(service));
+    let mut commit = |event, expect| {
+        world.to_sync.try_send(vec![event]).unwrap();
+        world.runtime.block_on(async { assert!(world.sync.wait().await) });
+        world.sync.step();
+        while world.sync.is_due() {
+            world.sync.step();
+        }
+        let tables = world.sync.plane.kernel().tables();
+        let mut places = tables
+            .virtual_servers
+            .iter()
+            .filter_map(|server| dataplane::element::Place::of(&server.server));
+        assert_eq!(places.any(|at| at.socket() == place), expect);
+    };
+    commit(applied(taker), true);
+    commit(applied(checked), false);
+    let gone = ObjectName::new("default", "checked");
+    commit(Event::Service(service_model::Change::Deleted(gone)), true);
 }

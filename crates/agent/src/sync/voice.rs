@@ -1,5 +1,6 @@
 //! What the sync thread says in words: the log, and events about objects.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use api_watch::{EventSink, EventType, ObjectEvent};
@@ -71,6 +72,19 @@ impl Voice {
             "Repair",
             format!("somebody else changed what kube-ipvs programmed: {drift}"),
         ));
+    }
+
+    /// The API server had been kept away by what was bound here (F1): told once it can be.
+    pub(super) fn freed(&self, addresses: &[IpAddr]) {
+        for address in addresses {
+            self.sink.send(ObjectEvent::about_node(
+                &self.node,
+                EventType::Warning,
+                "ApiServerFreed",
+                "Free",
+                format!("{address}, an address of the API server, was bound on this node, which kept the API server away; it was unbound"),
+            ));
+        }
     }
 
     /// The first commit is made.
