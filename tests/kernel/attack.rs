@@ -191,10 +191,10 @@ fn f09_other_services_change_while_source_ranges_come_and_go() {
         let spec = json!({"spec": {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}});
         let mut closed = service("closed", "10.96.6.8", 1, &spec);
         closed["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.68"}]}});
-        let from = daemon.said().len();
         let begin = Instant::now();
+        let before = netns.run(ranges_held).unwrap();
         api.put(SERVICES, closed);
-        daemon.wait_for(from, " commit ").unwrap();
+        eventually(&false, || netns.run(ranges_held).unwrap() == before);
         let address = format!("10.244.1.{}", 2 + turn);
         api.put(SLICES, slice("victim", 1, std::slice::from_ref(&address)));
         let wanted = BTreeSet::from([SocketAddr::new(address.parse().unwrap(), 8080)]);
