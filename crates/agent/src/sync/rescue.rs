@@ -4,7 +4,8 @@
 //! A Service may have had the API server's address as external IP, bound before that was known to be one: its deletion
 //! cannot be heard, and what is bound stays. So while nothing has been programmed yet, no address of the API server may be
 //! bound here, but for a cluster IP, by which a node may reach the server, too. With the address goes all that is ours at
-//! it: IPVS and the policy tables look at what the node itself sends, wherever it is routed to.
+//! it: IPVS and the policy tables look at what the node itself sends, wherever it is routed to. Where the address is this
+//! node's own, nothing but its port is the API server's.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -96,15 +97,15 @@ impl Rescue {
             return Ok(());
         }
         let snapshot = kernel.read()?;
-        for address in taken(&snapshot, api_server, self.masquerade_all) {
-            let ops = all_at(address, &snapshot);
+        for place in taken(&snapshot, api_server, self.masquerade_all) {
+            let (address, ops) = (place.address, all_at(place, &snapshot));
             for (op, answer) in ops.iter().zip(kernel.execute(&ops)?) {
                 match answer {
                     Err(refused) if !is_gone(refused.errno) => bail!("{op}: {}", refused.reason),
                     _ => {}
                 }
             }
-            error!(%address, "the API server's address was bound on this node, which kept it away: unbound");
+            error!(%address, "what a former process programmed at the API server's address kept it away: unbound");
             self.freed.insert(address);
         }
         Ok(())
@@ -124,9 +125,13 @@ fn place(server: &SocketAddr) -> Place {
     }
 }
 
-/// Addresses of the API server that lead elsewhere. A cluster IP has a virtual server at the API server's port. The policy
+fn is_bound(address: IpAddr, snapshot: &Snapshot) -> bool {
+    snapshot.routes.contains(&address) || snapshot.addresses.contains(&address)
+}
+
+/// Places of the API server that lead elsewhere. A cluster IP has a virtual server at the API server's port. The policy
 /// tables tell those of external and load-balancer IPs: these are masqueraded, or lead insiders on.
-fn taken(snapshot: &Snapshot, api_server: &[SocketAddr], masquerade_all: bool) -> BTreeSet<IpAddr> {
+fn taken(snapshot: &Snapshot, api_server: &[SocketAddr], masquerade_all: bool) -> BTreeSet<Place> {
     let knows = |set, place| {
         let mut elements = snapshot.tables.iter().flat_map(|table| &table.elements);
         elements.any(|(key, _)| *key == ElementKey::Place(set, place))
@@ -137,31 +142,28 @@ fn taken(snapshot: &Snapshot, api_server: &[SocketAddr], masquerade_all: bool) -
         let mut servers = snapshot.virtual_servers.iter();
         servers.any(|present| present.server == place.virtual_server())
     };
-    let is_bound = |address: IpAddr| snapshot.routes.contains(&address) || snapshot.addresses.contains(&address);
-    let takes = |server: &&SocketAddr| {
-        let place = place(server);
-        is_external(place) || is_bound(place.address) && !has_server(place)
-    };
-    api_server.iter().filter(takes).map(SocketAddr::ip).collect()
+    let takes = |place: &Place| is_external(*place) || is_bound(place.address, snapshot) && !has_server(*place);
+    api_server.iter().map(place).filter(takes).collect()
 }
 
-/// All of ours at an address, in the order of a commit. What is not there is not asked for: the device would be made for
-/// an address.
-fn all_at(address: IpAddr, snapshot: &Snapshot) -> Vec<Op> {
+/// All of ours at the address of a place, in the order of a commit; where the address is this node's own, at the place
+/// alone. What is not there is not asked for: the device would be made for an address.
+fn all_at(place: Place, snapshot: &Snapshot) -> Vec<Op> {
+    let address = place.address;
+    let whole = is_bound(address, snapshot);
+    let goes = |at: Place| at.address == address && (whole || at == place);
     let route = snapshot
         .routes
         .contains(&address)
         .then_some(VipCommand::DelRoute(address));
-    let bound = snapshot
-        .addresses
-        .contains(&address)
-        .then_some(VipCommand::DelAddress(address));
+    let on_device = snapshot.addresses.contains(&address);
+    let bound = on_device.then_some(VipCommand::DelAddress(address));
     let servers = snapshot.virtual_servers.iter().map(|present| present.server);
-    let servers = servers.filter(|server| server.address() == Some(address));
+    let servers = servers.filter(|server| Place::of(server).is_some_and(goes));
     let elements = snapshot.tables.iter().flat_map(|table| &table.elements);
     let elements = elements
         .map(|(key, _)| *key)
-        .filter(|key| *key == ElementKey::Vip(address) || key.place().is_some_and(|place| place.address == address));
+        .filter(|key| *key == ElementKey::Vip(address) || key.place().is_some_and(goes));
     let vips = route.into_iter().chain(bound).map(Op::Vip);
     let servers = servers.map(|server| Op::Ipvs(Command::DelService(server)));
     let elements = elements.map(|key| Op::Policy(PolicyCommand::Delete(key)));
@@ -215,7 +217,7 @@ mod tests {
         };
         let check = |snapshot: Snapshot, masquerade_all, expect| {
             let found = taken(&snapshot, &[api], masquerade_all);
-            let all: Vec<_> = if expect { vec![api.ip()] } else { Vec::new() };
+            let all: Vec<_> = if expect { vec![place(&api)] } else { Vec::new() };
             assert_eq!(found.into_iter().collect::<Vec<_>>(), all, "{snapshot:?}");
         };
         check(bound(Snapshot::default()), false, true);
@@ -249,10 +251,19 @@ mod tests {
         let table = snapshot.tables.first_mut().unwrap();
         table.elements.extend(vips.map(|key| (key, ElementValue::There)));
         snapshot.routes = vec![another, address];
-        let ops: Vec<_> = all_at(address, &snapshot).iter().map(ToString::to_string).collect();
+        let at: SocketAddr = "192.0.2.1:6443".parse().unwrap();
+        let ops: Vec<_> = all_at(place(&at), &snapshot).iter().map(ToString::to_string).collect();
         assert_eq!(ops.len(), 5, "{ops:#?}");
         assert!(ops.iter().all(|op| op.contains("192.0.2.1")), "{ops:#?}");
         snapshot.addresses = vec![address];
-        assert_eq!(all_at(address, &snapshot).len(), 6);
+        assert_eq!(all_at(place(&at), &snapshot).len(), 6);
+        // An address of the node: its other ports are NodePorts.
+        let mut own = kernel("192.0.2.1:6443", &[SetName::Masquerade]);
+        let node_port = kernel("192.0.2.1:30080", &[SetName::Masquerade]);
+        own.virtual_servers.extend(node_port.virtual_servers);
+        own.tables.extend(node_port.tables);
+        let ops: Vec<_> = all_at(place(&at), &own).iter().map(ToString::to_string).collect();
+        assert_eq!(ops.len(), 2, "{ops:#?}");
+        assert!(ops.iter().all(|op| op.contains("6443")), "{ops:#?}");
     }
 }

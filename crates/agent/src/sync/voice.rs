@@ -82,7 +82,7 @@ impl Voice {
                 EventType::Warning,
                 "ApiServerFreed",
                 "Free",
-                format!("{address}, an address of the API server, was bound on this node, which kept the API server away; it was unbound"),
+                format!("what was programmed here at {address}, an address of the API server, kept it away from this node, and was removed"),
             ));
         }
     }
