@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpStream};
 
 use service_model::Scheduler;
+use tempfile::TempDir;
 use testbed::daemon::Daemon;
 use testbed::netns::Netns;
 use testbed::world::{self, NODE, World};
@@ -21,8 +22,8 @@ fn vip(scheduler: Scheduler) -> SocketAddr {
     format!("10.96.2.{}:80", number + 1).parse().unwrap()
 }
 
-/// A world with one service per scheduler, each with three endpoints.
-fn start() -> (World, Daemon) {
+/// A world with one service per scheduler, each with three endpoints, and the folder that they are read from.
+fn start() -> (World, Daemon, TempDir) {
     let world = World::new().unwrap();
     let manifests = tempfile::tempdir().unwrap();
     let mut text = String::new();
@@ -44,12 +45,12 @@ fn start() -> (World, Daemon) {
     let path = manifests.path().to_string_lossy().into_owned();
     let mut daemon = Daemon::start(&world.node, &["--manifests", &path, "--hostname-override", NODE]).unwrap();
     daemon.wait_until_serving().unwrap();
-    (world, daemon)
+    (world, daemon, manifests)
 }
 
 #[test]
 fn t21_every_scheduler_is_set_and_read_back() {
-    let (world, _daemon) = start();
+    let (world, _daemon, _manifests) = start();
     let table = seen::ipvsadm(&world.node);
     for scheduler in Scheduler::ALL {
         let flags = if *scheduler == Scheduler::Maglev {
@@ -89,7 +90,7 @@ fn distinct(names: &[String]) -> usize {
 
 #[test]
 fn t21_effects_of_the_schedulers_that_kube_proxy_names() {
-    let (world, _daemon) = start();
+    let (world, _daemon, _manifests) = start();
     let client = &world.client;
 
     // rr: one after the other, whatever is open.
