@@ -139,8 +139,15 @@ pub(crate) fn missing() -> Option<String> {
         .args(FLAGS.split_whitespace())
         .arg("--out-dir")
         .arg(logs().ok()?);
-    let error = tool::output(probe).err()?;
-    Some(format!("the compiler does not instrument: {error:#}"))
+    match probe.stdin(Stdio::null()).output() {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let first = said.lines().next().unwrap_or_default();
+            Some(format!("the compiler does not instrument: {first}"))
+        }
+        Err(error) => Some(format!("the compiler does not start: {error}")),
+    }
 }
 
 /// Names of the targets.
