@@ -26,6 +26,8 @@ const PACKAGES: &[(&str, &str)] = &[
 ];
 /// Two, so that threads of ours run at the same time; User-Mode Linux has one.
 const PROCESSORS: &str = "2";
+/// Emulated, a job takes so many times as long.
+const SLOWER: u32 = 10;
 /// Debian 12 has it within QEMU, later ones on its own.
 const VIRTIOFSD: &[&str] = &["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
 /// Modules to load, in order; each after those that it needs. What a kernel does not have is left out.
@@ -229,7 +231,11 @@ pub(super) fn run(image: &Image, job: &Job) -> Result<i32> {
     let run = Run::new(job, "qemu", "sync\nbusybox poweroff -f")?;
     let socket = run.script().with_file_name("virtiofs");
     let mut server = serve_files(&socket)?;
-    let accelerator = if kvm_works() { "kvm" } else { "tcg,thread=multi" };
+    let (accelerator, limit) = if kvm_works() {
+        ("kvm", job.limit)
+    } else {
+        ("tcg,thread=multi", job.limit * SLOWER)
+    };
     eprintln!("qemu: accelerator {accelerator}");
     let mut carrier = Command::new("qemu-system-x86_64");
     carrier
@@ -272,7 +278,7 @@ pub(super) fn run(image: &Image, job: &Job) -> Result<i32> {
         ])
         .arg(format!("socket,id=files,path={}", socket.display()))
         .args(["-device", "vhost-user-fs-pci,chardev=files,tag=root"]);
-    let result = run.finish(carrier, job.limit, NOISE);
+    let result = run.finish(carrier, limit, NOISE);
     let _ = server.kill();
     let _ = server.wait();
     result
