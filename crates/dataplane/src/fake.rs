@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use foldhash::HashMap;
+use ipnet::Ipv4Net;
 use ipvs::{Command, RealServer, RealServerConfig, SchedulerName, VipCommand, VirtualServer, VirtualServerConfig};
 use nftables::Family;
 use service_model::Scheduler;
@@ -113,11 +114,17 @@ impl FakeKernel {
         let Some(value) = value else {
             return elements.remove(&key).map(drop).ok_or(libc::ENOENT);
         };
-        let overlaps = |other: &ElementKey| match (*other, key) {
-            (ElementKey::Source(at, a), ElementKey::Source(place, b)) => {
-                // The kernel looks for the ends of the new one alone (net/netfilter/nft_set_pipapo.c,
-                // `nft_pipapo_insert`): one that lies within is not seen.
-                at == place && a != b && (a.contains(&b.network()) || a.contains(&b.broadcast()))
+        // The kernel looks for the ends of the new one alone (net/netfilter/nft_set_pipapo.c, `nft_pipapo_insert`): one
+        // that lies within is not seen.
+        let overlaps = match key {
+            ElementKey::Source(place, new) => {
+                let least = ElementKey::Source(place, Ipv4Net::default().into());
+                let of_place = elements.range(least..).map_while(|(other, _)| match other {
+                    ElementKey::Source(at, range) if *at == place => Some(range),
+                    _ => None,
+                });
+                let mut others = of_place.filter(|range| **range != new);
+                others.any(|range| range.contains(&new.network()) || range.contains(&new.broadcast()))
             }
             _ => false,
         };
@@ -125,7 +132,7 @@ impl FakeKernel {
         if let (Some(ElementValue::For(_)), ElementValue::For(_)) = (elements.get(&key), value) {
             return Ok(());
         }
-        if elements.get(&key).is_some_and(|there| *there != value) || elements.keys().any(overlaps) {
+        if elements.get(&key).is_some_and(|there| *there != value) || overlaps {
             return Err(libc::EEXIST);
         }
         elements.insert(key, value);
