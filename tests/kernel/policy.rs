@@ -260,7 +260,7 @@ fn nft_takes_our_names_and_what_is_planned() {
             names += 1;
         }
     }
-    assert_eq!(names, 2 * (14 + 8));
+    assert_eq!(names, 2 * (14 + 10));
 
     let plan = crate::daemon::plan(manifests.path(), &[]);
     let begins = |line: &&str| ["add ", "delete "].iter().any(|verb| line.starts_with(verb));
