@@ -77,8 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(why) = missing() {
         bail!("{why}");
     }
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    let jobs = args.jobs.unwrap_or(processors).max(1);
+    let jobs = args.jobs.unwrap_or_else(processors).max(1);
     let share = u64::try_from(chosen.len()).map_or(1, |count| 3600 / count.max(1));
     let pace = Pace {
         seconds: args.seconds.unwrap_or(share).max(1),
@@ -102,11 +101,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// A minute of each target, one after the other, while others have the processors. What they say is in files.
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// A minute of each target, while others have the processors. What they say is in files.
 pub(crate) fn level(filter: Option<&str>) -> Result<String> {
     let pace = Pace {
         seconds: 60,
-        jobs: 1,
+        jobs: processors(),
         hang: Duration::from_secs(1200),
         in_background: true,
     };
@@ -180,7 +183,6 @@ pub(crate) fn cargo_in_fuzz(arguments: &[&str]) -> Result<Command> {
 fn build(pace: &Pace, output: Stdio) -> Result<PathBuf> {
     let mut command = cargo_in_fuzz(&["build", "--bins"])?;
     if pace.in_background {
-        command.arg("--jobs=1");
         command = last(&command);
     }
     eprintln!("building the fuzz targets");

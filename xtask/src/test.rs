@@ -169,7 +169,7 @@ impl Fuzzing {
 
     fn wait(self) -> Outcome {
         if !self.thread.is_finished() {
-            println!("it runs since the start, one target at a time; its output is in target/fuzz/logs");
+            println!("it runs since the start; its output is in target/fuzz/logs");
         }
         let (result, end) = self
             .thread

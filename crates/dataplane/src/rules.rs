@@ -369,7 +369,7 @@ impl List {
 }
 
 fn schema_comment(lines: &[String]) -> String {
-    format!("schema {:016x}", nftables::message::text_hash(&lines.join("\n")))
+    format!("L24 schema {:016x}", nftables::message::text_hash(&lines.join("\n")))
 }
 
 fn chains() -> Vec<Chain> {
