@@ -303,6 +303,7 @@ fn node_object(u: &mut Unstructured<'_>, name: ObjectName) -> Result<Node> {
         addresses: list(u, |u, at| address(u, at))?,
         pod_cidrs: Vec::new(),
         deleting: u.ratio(1, 8)?,
+        invalid: Vec::new(),
         taints: Vec::new(),
     })
 }

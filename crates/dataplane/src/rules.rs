@@ -217,18 +217,19 @@ impl Rules {
         list.add("T6 nobody else", "in", [at_insiders(), vec![refuse()]].concat());
         list.add("T1 T4 T5 verdicts", "in", [new(), verdicts()]);
         list.add("ours", "in", [new(), at(SetName::Services), RETURN]);
-        list.add(
-            "T6 health-check node ports",
-            "in",
+        let health_ports = || {
+            let set = SetName::HealthPorts.as_str().to_owned();
             [
                 new(),
                 Statement::Proto(6),
-                Statement::In(vec![Field::Dport], SetName::HealthPorts.as_str().to_owned()),
+                Statement::In(vec![Field::Dport], set),
                 RETURN,
-            ],
-        );
+            ]
+        };
+        list.add("T6 health-check node ports", "in", health_ports());
         list.add("T6 undefined ports", "in", [new(), to_vip(), refuse()]);
         // Behind IPVS (99), which has sent it to an endpoint that is a VIP: it would reach what listens on this node.
+        list.add("T6 health-check node ports", "in-late", health_ports());
         list.add("T6 VIPs as endpoints", "in-late", [new(), to_vip(), refuse()]);
     }
 

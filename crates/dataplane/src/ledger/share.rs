@@ -36,7 +36,9 @@ impl Ledger {
             self.rest_until = None;
             self.staged.extend(self.resting.drain());
         }
-        let staged: Vec<_> = self.staged.drain().collect();
+        let mut staged: Vec<_> = self.staged.drain().collect();
+        // The order of a set is another in each process; whose turn it is first is not.
+        staged.sort_unstable();
         self.sort_into_agenda(&staged, now);
         let mut placed = Vec::new();
         let mut settled = Vec::new();
