@@ -86,7 +86,8 @@ impl Promise {
         }
     }
 
-    /// Silence is fine, but where an endpoint answers before and after.
+    /// Silence is fine, but where an endpoint answers before and after; so is what a router says of an address that nobody
+    /// has, and says at a limited rate.
     fn allowed(&self, moment: Moment) -> BTreeSet<Answer> {
         let mut allowed = match moment {
             Moment::Before => self.before.clone(),
@@ -95,7 +96,7 @@ impl Promise {
         };
         if !self.served(moment) {
             allowed.extend(self.unserved.iter().cloned());
-            allowed.insert(Answer::Silent);
+            allowed.extend([Answer::Silent, Answer::Unreachable]);
         }
         allowed
     }
