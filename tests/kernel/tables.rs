@@ -102,7 +102,7 @@ fn replay(text: &str) -> anyhow::Result<()> {
         let payload = HEXLOWER.decode(payload.as_bytes())?;
         let kind = NF_TABLES << 8 | kind.parse::<u16>()?;
         batch.push(kind, NLM_F_REQUEST | flags.parse::<u16>()?, |buffer| {
-            buffer.extend(payload)
+            buffer.extend(payload);
         });
     }
     mark(&mut batch, MARKS[1]);

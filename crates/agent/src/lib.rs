@@ -1,8 +1,8 @@
 //! The program `kube-ipvs`: command line, configuration, logging, and the threads that carry it.
 //!
-//! Reading order: [`cli`], [`config`] and [`settings`] (what was asked), [`daemon`] (who runs where), [`sync`] (the one
-//! thread that writes), [`servers`] with [`http`], [`metrics`] and [`progress`] (what others are told), [`plan`] (the same
-//! without a kernel), [`host_rules`] (what others' rules need), [`cleanup`] (all of it out again), [`stdout`] (what the
+//! Reading order: `cli`, `config` and `settings` (what was asked), `daemon` (who runs where), `sync` (the one
+//! thread that writes), `servers` with `http`, `metrics` and `progress` (what others are told), `plan` (the same
+//! without a kernel), `host_rules` (what others' rules need), `cleanup` (all of it out again), `stdout` (what the
 //! commands print). It decides nothing about Services.
 //!
 //! A library, so that fuzz targets reach what reads bytes of others; `bin/kube-ipvs.rs` is the program.

@@ -4,7 +4,7 @@
 //!
 //! `tests/control-plane/releases.sum` names the releases, and has the hashes that their own `go.sum` lack. A release is
 //! added by a line `k8s.io/kubernetes vX.Y.Z`; a run with `UPDATE=1` writes the rest. Of a release there is kube-proxy;
-//! of those of [`API_SERVERS`] there is the API server in its place.
+//! of those of `API_SERVERS` there is the API server in its place.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,7 +32,7 @@ const STAGED: &str = " => ./staging/src/";
 
 /// What was built, oldest first.
 pub struct Programs {
-    /// Of the releases that [`API_SERVERS`] does not name.
+    /// Of the releases that `API_SERVERS` does not name.
     pub kube_proxies: Vec<PathBuf>,
     /// Of those that it names.
     pub api_servers: Vec<PathBuf>,
