@@ -1,6 +1,7 @@
 //! Whether the sync thread gets on: it writes a few atomics a round, who asks for health reads them.
 //!
-//! An object that the kernel keeps refusing is no lack of progress (L11). A round that does not end is one, whatever the
+//! An object that the kernel keeps refusing is no lack of progress (L11), nor is much work in shares, of which each is done
+//! in turn (L23). A round that does not end is one, whatever the
 //! thread does in it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +13,8 @@ pub(crate) struct Progress {
     start: Instant,
     /// When the oldest work that is not done came, as [`Progress::moment`]; 0 = none.
     oldest: AtomicU64,
+    /// When a share of it was done last.
+    moved: AtomicU64,
     /// When the round began in which the thread is; 0 = it waits for something to do.
     round: AtomicU64,
     /// When all that had come was done last.
@@ -41,6 +44,7 @@ impl Progress {
         Self {
             start: Instant::now(),
             oldest: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             round: AtomicU64::new(0),
             serving: AtomicBool::new(false),
             updated: AtomicU64::new(0),
@@ -89,6 +93,11 @@ impl Progress {
         self.updated.store(since, Ordering::Relaxed);
     }
 
+    /// A share of what waits was done. Its turns are fair, so all of it comes to its own.
+    pub(crate) fn moved(&self) {
+        self.moved.store(self.moment(), Ordering::Relaxed);
+    }
+
     /// Everything was programmed once.
     pub(crate) fn set_serving(&self) {
         self.serving.store(true, Ordering::Relaxed);
@@ -115,11 +124,18 @@ impl Progress {
             .map(|since| Duration::from_nanos(now.saturating_sub(since)))
     }
 
-    /// Unhealthy where something waits for longer than that.
+    /// Unhealthy where a round lasts longer than that, or something waits and nothing of it was done for longer.
     pub(crate) fn health(&self, timeout: Duration) -> Health {
+        let now = self.moment();
+        let waits = match self.oldest.load(Ordering::Relaxed) {
+            0 => 0,
+            oldest => oldest.max(self.moved.load(Ordering::Relaxed)),
+        };
+        let since = [waits, self.round.load(Ordering::Relaxed)];
+        let in_time = |since: u64| since == 0 || Duration::from_nanos(now.saturating_sub(since)) < timeout;
         let updated = self.moment().saturating_sub(self.updated.load(Ordering::Relaxed));
         Health {
-            healthy: self.oldest().is_none_or(|age| age < timeout),
+            healthy: since.into_iter().all(in_time),
             serving: self.serving.load(Ordering::Relaxed),
             updated: Duration::from_nanos(updated),
         }
@@ -163,6 +179,21 @@ mod tests {
         assert_eq!(progress.oldest(), None);
         assert!(progress.health(short).healthy);
         assert!(progress.health(short).updated < long);
+    }
+
+    #[test]
+    fn f09_much_work_is_healthy_as_long_as_shares_of_it_are_done() {
+        let progress = Progress::new();
+        let short = Duration::from_millis(20);
+        progress.begin();
+        sleep(short);
+        assert!(!progress.health(short).healthy);
+        progress.moved();
+        assert!(progress.health(short * 100).healthy);
+        assert!(progress.oldest() >= Some(short), "it waits all the same");
+        progress.begin_round();
+        sleep(short);
+        assert!(!progress.health(short).healthy);
     }
 
     #[test]

@@ -491,6 +491,9 @@ impl<P: Plane> Sync<P> {
         self.telemetry.rejections(self.voice.rejected());
         self.voice.commit(&self.plane, touched.len(), &report, now.elapsed());
         self.changed(&report, now);
+        if report.more && report.total() > 0 {
+            self.telemetry.moved();
+        }
         if report.caught_up {
             self.telemetry.served_until(self.marked);
             self.marked = now;

@@ -83,6 +83,11 @@ impl Telemetry {
         self.readers.progress.begin_with_round();
     }
 
+    /// A share of what waits was written.
+    pub(super) fn moved(&self) {
+        self.readers.progress.moved();
+    }
+
     /// All that came before is done, and more is to be done.
     pub(super) fn served_until(&self, since: Instant) {
         self.readers.progress.served_until(since);
