@@ -12,6 +12,7 @@ use dataplane::rules;
 use ipvs::{Ipvs, Protocol, VirtualServer};
 use nftables::{Family, Nftables};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use testbed::daemon::Daemon;
 use testbed::fake_api::FakeApi;
 use testbed::http::get;
@@ -84,17 +85,45 @@ fn attack(api: &FakeApi, turn: u32) {
     }
 }
 
+/// A node that serves one Service, and the API server that it follows.
+struct Node {
+    netns: Netns,
+    api: FakeApi,
+    daemon: Daemon,
+    _run_dir: TempDir,
+}
+
+impl Node {
+    fn start() -> Self {
+        let netns = Netns::new().unwrap();
+        let api = FakeApi::start_on_a_thread(&netns, ([127, 0, 0, 1], 0).into()).unwrap();
+        api.put(SERVICES, service("victim", "10.96.0.7", 1, &json!({})));
+        api.put(SLICES, slice("victim", 1, &pods(1, 1)));
+        let run_dir = tempfile::tempdir().unwrap();
+        let run = format!("--run-dir={}", run_dir.path().display());
+        let mut daemon = Daemon::start(&netns, &["--master", &api.url(), "--hostname-override", "n1", &run]).unwrap();
+        daemon.wait_until_serving().unwrap();
+        Self {
+            netns,
+            api,
+            daemon,
+            _run_dir: run_dir,
+        }
+    }
+
+    /// Gives the Service the endpoint of this turn. Returns how long it took to be live; `None` = too long.
+    fn change(&self, turn: usize) -> Option<Duration> {
+        let address = format!("10.244.1.{}", 2 + turn % 2);
+        self.api.put(SLICES, slice("victim", 1, std::slice::from_ref(&address)));
+        let wanted = BTreeSet::from([SocketAddr::new(address.parse().unwrap(), 8080)]);
+        self.netns.run(|| Ok(until_served(&wanted))).unwrap()
+    }
+}
+
 #[test]
 fn f03_f09_other_services_change_while_one_is_attacking() {
     let seconds = std::env::var(SECONDS).map_or(20, |text| text.parse().expect("a number of seconds"));
-    let netns = Netns::new().unwrap();
-    let api = FakeApi::start_on_a_thread(&netns, ([127, 0, 0, 1], 0).into()).unwrap();
-    api.put(SERVICES, service("victim", "10.96.0.7", 1, &json!({})));
-    api.put(SLICES, slice("victim", 1, &pods(1, 1)));
-    let folder = tempfile::tempdir().unwrap();
-    let run = format!("--run-dir={}", folder.path().display());
-    let mut daemon = Daemon::start(&netns, &["--master", &api.url(), "--hostname-override", "n1", &run]).unwrap();
-    daemon.wait_until_serving().unwrap();
+    let node = Node::start();
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut live, over) = (Vec::new(), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -103,7 +132,7 @@ fn f03_f09_other_services_change_while_one_is_attacking() {
                 if over.load(Ordering::Relaxed) {
                     break;
                 }
-                attack(&api, turn);
+                attack(&node.api, turn);
                 thread::sleep(Duration::from_secs(1));
             }
         });
@@ -111,12 +140,9 @@ fn f03_f09_other_services_change_while_one_is_attacking() {
             if Instant::now() >= end {
                 break;
             }
-            let address = format!("10.244.1.{}", 2 + turn % 2);
-            api.put(SLICES, slice("victim", 1, std::slice::from_ref(&address)));
-            let wanted = BTreeSet::from([SocketAddr::new(address.parse().unwrap(), 8080)]);
-            let took = netns.run(|| Ok(until_served(&wanted))).unwrap();
+            let took = node.change(turn);
             let health = ["/healthz", "/livez"].map(|path| {
-                let answer = get(&netns, ([127, 0, 0, 1], 10256).into(), path).unwrap();
+                let answer = get(&node.netns, ([127, 0, 0, 1], 10256).into(), path).unwrap();
                 (path, answer.status)
             });
             // The attacker ends with the test, however that ends.
@@ -135,7 +161,7 @@ fn f03_f09_other_services_change_while_one_is_attacking() {
     });
     live.sort_unstable();
     let at = |part: usize| live.get((live.len() * part / 100).min(live.len() - 1)).unwrap();
-    let seen = daemon.said().len();
+    let seen = node.daemon.said().len();
     println!(
         "{} changes beside the attack of {seconds} s: median {:?}, 99th percentile {:?}, longest {:?}; {seen} lines of log",
         live.len(),
@@ -176,14 +202,7 @@ fn ranges_held() -> anyhow::Result<usize> {
 #[test]
 fn f09_other_services_change_while_source_ranges_come_and_go() {
     const MANY: u16 = 8_000;
-    let netns = Netns::new().unwrap();
-    let api = FakeApi::start_on_a_thread(&netns, ([127, 0, 0, 1], 0).into()).unwrap();
-    api.put(SERVICES, service("victim", "10.96.0.7", 1, &json!({})));
-    api.put(SLICES, slice("victim", 1, &pods(1, 1)));
-    let folder = tempfile::tempdir().unwrap();
-    let run = format!("--run-dir={}", folder.path().display());
-    let mut daemon = Daemon::start(&netns, &["--master", &api.url(), "--hostname-override", "n1", &run]).unwrap();
-    daemon.wait_until_serving().unwrap();
+    let node = Node::start();
     for (turn, number) in [(0, MANY), (1, 10)] {
         let ranges: Vec<_> = (0..number)
             // Halves that cannot be joined.
@@ -193,17 +212,14 @@ fn f09_other_services_change_while_source_ranges_come_and_go() {
         let spec = json!({"spec": {"type": "LoadBalancer", "loadBalancerSourceRanges": ranges}});
         let mut closed = service("closed", "10.96.6.8", 1, &spec);
         closed["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.68"}]}});
-        let (begin, from) = (Instant::now(), daemon.said().len());
-        api.put(SERVICES, closed);
-        let address = format!("10.244.1.{}", 2 + turn);
-        api.put(SLICES, slice("victim", 1, std::slice::from_ref(&address)));
-        let wanted = BTreeSet::from([SocketAddr::new(address.parse().unwrap(), 8080)]);
-        let took = netns.run(|| Ok(until_served(&wanted))).unwrap();
+        let (begin, from) = (Instant::now(), node.daemon.said().len());
+        node.api.put(SERVICES, closed);
+        let took = node.change(turn);
         assert!(took.is_some(), "another change is live");
-        eventually(&usize::from(number), || netns.run(ranges_held).unwrap());
+        eventually(&usize::from(number), || node.netns.run(ranges_held).unwrap());
         // A commit is what others wait for: each has a share. The other change is one of them at most.
         let ops = |line: String| Some(line.split_once(" ops=")?.1.split(' ').next()?.parse().unwrap_or(0));
-        let shares = daemon.said().into_iter().skip(from).filter_map(ops);
+        let shares = node.daemon.said().into_iter().skip(from).filter_map(ops);
         let (shares, largest) = shares.fold((0, 0), |(count, most), ops: usize| (count + 1, most.max(ops)));
         assert!(
             shares >= 3 && largest < usize::from(MANY),

@@ -50,8 +50,6 @@ struct Pace {
     jobs: usize,
     /// One input that takes longer is a finding. Wall clock, so it is generous where others have the processors.
     hang: Duration,
-    /// Everything else goes first.
-    in_background: bool,
 }
 
 /// How one target ended.
@@ -83,9 +81,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         seconds: args.seconds.unwrap_or(share).max(1),
         jobs,
         hang: Duration::from_secs(60),
-        in_background: false,
     };
-    let folder = build(&pace, Stdio::inherit())?;
+    let folder = build(Stdio::inherit())?;
     println!("{} targets, {} s each, {jobs} at once", chosen.len(), pace.seconds);
     let runs = run_all(&folder, chosen, &pace, |run| println!("{run}"))?;
     let found = runs.iter().filter(|run| run.finding.is_some()).count();
@@ -111,7 +108,6 @@ pub(crate) fn level(filter: Option<&str>) -> Result<String> {
         seconds: 60,
         jobs: processors(),
         hang: Duration::from_secs(1200),
-        in_background: true,
     };
     let mut chosen = targets()?;
     chosen.retain(|target| filter.is_none_or(|text| target.contains(text)));
@@ -119,7 +115,7 @@ pub(crate) fn level(filter: Option<&str>) -> Result<String> {
         return Ok("no target has such a name".to_owned());
     }
     let path = logs()?.join("build");
-    let folder = build(&pace, File::create(&path)?.into()).with_context(|| format!("see {}", path.display()))?;
+    let folder = build(File::create(&path)?.into()).with_context(|| format!("see {}", path.display()))?;
     let runs = run_all(&folder, chosen, &pace, |_| ())?;
     let found: Vec<_> = runs.iter().filter(|run| run.finding.is_some()).collect();
     if !found.is_empty() {
@@ -180,31 +176,12 @@ pub(crate) fn cargo_in_fuzz(arguments: &[&str]) -> Result<Command> {
 }
 
 /// Builds the targets and returns the folder where they are.
-fn build(pace: &Pace, output: Stdio) -> Result<PathBuf> {
+fn build(output: Stdio) -> Result<PathBuf> {
     let mut command = cargo_in_fuzz(&["build", "--bins"])?;
-    if pace.in_background {
-        command = last(&command);
-    }
     eprintln!("building the fuzz targets");
     let status = command.stderr(output).status().context("start cargo")?;
     ensure!(status.success(), "build the fuzz targets: {status}");
     Ok(build_folder().join(host()?).join("release"))
-}
-
-/// The same command, behind everything else that wants a processor.
-fn last(command: &Command) -> Command {
-    let mut nice = Command::new("nice");
-    nice.args(["-n", "19"])
-        .arg(command.get_program())
-        .args(command.get_args());
-    for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => nice.env(name, value),
-            None => nice.env_remove(name),
-        };
-    }
-    nice.current_dir(root()).stdin(Stdio::null());
-    nice
 }
 
 /// Runs targets, and gives each that has ended to `each`.
@@ -252,9 +229,6 @@ fn run_one(folder: &Path, target: &str, pace: &Pace) -> Result<Run> {
     let dictionary = fuzz.join("dictionaries").join(format!("{target}.dict"));
     if dictionary.exists() {
         command.arg(format!("-dict={}", dictionary.display()));
-    }
-    if pace.in_background {
-        command = last(&command);
     }
     let status = command
         .stdin(Stdio::null())

@@ -145,10 +145,16 @@ pub(crate) fn run(only: &[Level], kernel: Option<Name>, filter: Option<&str>) ->
 /// Builds what the later levels need of Go behind the first ones, for which it gives way: minutes, where nothing is there.
 fn build_ahead() -> JoinHandle<Result<()>> {
     thread::spawn(|| {
-        // Of this thread, and of what it starts.
-        rustix::process::nice(19)?;
+        give_way()?;
         crate::conformance::build()
     })
+}
+
+/// This thread, and all that it starts from now on, has the processors that nothing else wants (nice(2), which is of a
+/// thread on Linux).
+fn give_way() -> Result<()> {
+    rustix::process::nice(19)?;
+    Ok(())
 }
 
 /// The level `fuzz`: it runs from the start behind all others, for which it gives way, and is waited for at the end.
@@ -160,7 +166,11 @@ struct Fuzzing {
 impl Fuzzing {
     fn start(filter: Option<&str>) -> Self {
         let filter = filter.map(str::to_owned);
-        let work = move || (crate::fuzz::level(filter.as_deref()), Instant::now());
+        let level = move || {
+            give_way()?;
+            crate::fuzz::level(filter.as_deref())
+        };
+        let work = move || (level(), Instant::now());
         Self {
             start: Instant::now(),
             thread: thread::spawn(work),

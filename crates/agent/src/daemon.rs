@@ -151,7 +151,7 @@ fn serve<P: Plane + Send + 'static>(
         };
         let mut outside = pin!(outside);
         let progress = Arc::clone(&readers.progress);
-        // Held until the program ends. Who only prints writes nothing.
+        // Held until the program ends. A dry run writes nothing and needs no lock.
         let _lock = match choice {
             Some(_) => tokio::select! {
                 end = &mut outside => return end,
@@ -242,7 +242,7 @@ fn readers(settings: &Settings, choice: Option<&Choice>) -> (Readers, watch::Rec
     (readers, checks)
 }
 
-/// What is told of requests and connections.
+/// What observes requests and connections to the API server.
 struct ApiSide {
     observer: CallObserver,
     peers: Peers,

@@ -12,8 +12,8 @@ use ipvs::{Gateway, HostNetwork, Listening, Subnet};
 use service_model::{ProtectedPorts, Protocol};
 use tracing::warn;
 
-/// A port counts for so long after nobody listened on it any more: a server that is started anew, the API server among
-/// them, must find it free.
+/// A port counts for so long after its last socket was closed: a server that is started anew, as the API server may be,
+/// must find it free.
 const HELD: Duration = Duration::from_secs(300);
 
 /// What the host needs.

@@ -1,9 +1,9 @@
 //! One kube-ipvs for each network namespace (L22). Two of them would undo each other's rules for ever where they differ
 //! by version or flags.
 //!
-//! Who serves has an abstract Unix socket of a fixed name. Such a name is the network namespace's, as all that we write
-//! is, needs no file, and is free again when the process ends in whatever way (unix(7)). Nobody reads or writes there:
-//! who waits keeps a connection, which the kernel ends with the socket.
+//! The process that serves has an abstract Unix socket of a fixed name. Such a name is the network namespace's, as all that we write
+//! is, needs no file, and is free again when the process ends in whatever way (unix(7)). Nothing is read or
+//! written there: a process that waits keeps a connection, which the kernel ends with the socket.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -32,7 +32,7 @@ pub(crate) struct Lock {
     _socket: UnixListener,
 }
 
-/// Who has the lock.
+/// The process that has the lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Holder {
     /// As this process sees it; 0 = in a PID namespace that it does not see into.
@@ -59,9 +59,9 @@ impl fmt::Display for Holder {
 /// What a look at the lock gave.
 enum Look {
     Mine(Lock),
-    /// Somebody has it. The connection ends with him; none where it cannot be made.
+    /// Another process has it. The connection ends with that process; none where it cannot be made.
     Theirs(Option<(UnixStream, Holder)>),
-    /// The name is taken by somebody who may not have it.
+    /// A process without root's rights has the name.
     Squatter(Holder),
 }
 
@@ -140,7 +140,7 @@ fn look() -> io::Result<Look> {
     })
 }
 
-/// A connection, which nobody accepts, tells who listens.
+/// A connection names the process that listens. It is never accepted.
 fn visit() -> io::Result<(UnixStream, Holder)> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;

@@ -40,7 +40,7 @@ pub struct ApiConfig {
     pub patience: Patience,
     /// Who is told of each request.
     pub observer: CallObserver,
-    /// Who is told where connections lead.
+    /// Where connections lead is written there.
     pub peers: Peers,
 }
 

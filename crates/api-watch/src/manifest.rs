@@ -18,7 +18,7 @@ use tracing::debug;
 
 use crate::decode;
 
-/// How deep lists may be in lists. Each level is read again and takes its part of the stack; nobody writes more than two.
+/// How deep lists may be in lists. Each level is read again and takes its part of the stack; real ones have two at most.
 const DEPTH: usize = 8;
 
 /// Which object.

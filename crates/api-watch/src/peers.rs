@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use tower::Service;
 
 /// Addresses that are remembered. A name that always has others must not fill the memory; one that was not seen for so
-/// long is nobody's peer any more.
+/// long is no peer any more.
 const MOST: usize = 64;
 
 /// The peers: the API server's addresses, and those of the proxy that leads to it. One that was learned stays, also where

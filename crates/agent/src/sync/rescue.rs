@@ -226,7 +226,7 @@ mod tests {
         for set in [SetName::Masquerade, SetName::Redirects] {
             let external = kernel("192.0.2.1:6443", &[SetName::Services, set]);
             check(bound(external.clone()), false, true);
-            // Somebody has removed the route by hand, which was not enough.
+            // The route was removed by hand, which was not enough.
             check(external, false, true);
         }
         // The Service `kubernetes`, its masquerading for all clients, and that of a proxy before us.
@@ -234,7 +234,7 @@ mod tests {
         check(bound(own), false, false);
         check(bound(kernel("192.0.2.1:6443", &[SetName::Masquerade])), true, false);
         check(bound(kernel("192.0.2.1:6443", &[])), false, false);
-        // What is nobody's of ours, and what is elsewhere.
+        // What kube-ipvs did not make, and what is at other places.
         check(kernel("192.0.2.1:6443", &[]), false, false);
         check(kernel("192.0.2.1:1", &[SetName::Masquerade]), false, false);
         check(Snapshot::default(), false, false);

@@ -14,7 +14,7 @@ use crate::host_needs::HostNeeds;
 use crate::listeners::Host;
 use crate::server_settings::ServerSettings;
 
-/// What is told, and who is asked.
+/// The sources of what must be kept free, and the last that each gave.
 pub(crate) struct Surroundings {
     own: Vec<ProtectedPorts>,
     health_checks: Vec<u16>,
@@ -67,7 +67,7 @@ impl Surroundings {
         Self::new(&servers, Peers::default(), host)
     }
 
-    /// Waits until something else is told. What is told by nobody any more stays.
+    /// Waits until a source gives something else. What a source that ended gave last stays.
     pub(super) async fn changed(&mut self) {
         tokio::select! {
             () = told(&mut self.api_server) => {}

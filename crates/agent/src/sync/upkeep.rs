@@ -10,7 +10,7 @@ use tracing::{error, warn};
 /// What is kept as it was set.
 pub(crate) struct Upkeep {
     wanted: Vec<Sysctl>,
-    /// Where values that somebody else gave are kept for cleanup (L16).
+    /// Where values that were set by others are kept for cleanup (L16).
     old: Option<OldValues>,
     /// Names of those that differ and cannot be set: told once each, until they are right again.
     refused: BTreeSet<&'static str>,

@@ -103,7 +103,7 @@ impl Voice {
 
     /// A commit of so many services was made.
     pub(super) fn commit(&mut self, plane: &impl Plane, services: usize, report: &Report, took: Duration) {
-        // What is refused again and again is told by `refused`.
+        // `refused` logs what is refused again and again.
         if report.total() > 0 {
             let count = |phase| {
                 let of_phase = report.done.iter().filter(|(p, _)| *p == phase);
